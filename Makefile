@@ -1,0 +1,50 @@
+# Everything a newcomer types. `make demo` and `make test` need only Python 3.11 or newer, git and make.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+
+.PHONY: help env reference demo test lint format lock clean
+
+help:  ## say what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 22
+
+env: $(VENV)/.installed  ## make the environment in .venv from requirements.lock
+
+# A changed lock or pyproject.toml installs again; the stamp is written last, so a failed install is not taken for one.
+$(VENV)/.installed: requirements.lock pyproject.toml envs/make-venv.sh
+	@bash envs/make-venv.sh "$(PYTHON)" "$(VENV)" requirements.lock
+
+# What the field reads these files with (desispec, specutils, fitsio): some tests compare with it.
+reference: env $(VENV)/.reference  ## add the reference readers that some tests compare with
+
+$(VENV)/.reference: requirements-reference.lock $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements-reference.lock
+	@touch $@
+
+demo: env  ## simulate a small archive, serve it on this machine and convert it
+	@$(BIN)/python -m desi_fits_to_parquet.demo
+
+test: env  ## run the whole test suite
+	@$(BIN)/python -m pytest
+
+lint: env  ## formatters and linters, as CI runs them
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/snakefmt --check Snakefile rules
+	@$(BIN)/mypy
+	@$(BIN)/snakemake --lint
+
+format: env  ## rewrite the code in the project's style
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/snakefmt Snakefile rules
+
+lock:  ## resolve the dependencies again (needs uv)
+	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	    --python-version 3.11 --extra test --extra demo pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	    --python-version 3.11 --extra test --extra demo --extra reference -c requirements.lock \
+	    pyproject.toml -o requirements-reference.lock
+
+clean:  ## remove the environment and what the demo wrote
+	rm -rf $(VENV) results/demo .snakemake

@@ -1,0 +1,33 @@
+"""The outcomes that a tile can have: a closed list, each tile ends in exactly one."""
+
+OUTCOMES = {
+    "converted": "at least one row, validated",
+    "no_targets": "read in full, nothing selected",
+    "missing_source": "a required file (coadd, redrock) is not in the archive",
+    "corrupt_source": "checksum, FITS structure or row match is wrong, also after fetching again",
+    "unreachable": "the network or the service failed after all retries",
+    "invalid_output": "the Parquet did not pass validation",
+}
+"""Outcome and its meaning, in the order in which reports list them."""
+
+FAILED_OUTCOMES = ("missing_source", "corrupt_source", "unreachable", "invalid_output")
+"""Outcomes without Parquet: what `retry_failed` clears."""
+
+
+class BadTile(Exception):  # noqa: N818  (it is an outcome, not an error of the program)
+    """The tile ends here with a failed outcome; the run goes on.
+
+    Parameters
+    ----------
+    outcome
+        One of `FAILED_OUTCOMES`.
+    reason
+        A sentence that names the file and what is wrong with it.
+    """
+
+    def __init__(self, outcome: str, reason: str) -> None:
+        if outcome not in FAILED_OUTCOMES:
+            raise ValueError(f"{outcome!r} is not a failed outcome: {', '.join(FAILED_OUTCOMES)}")
+        super().__init__(outcome, reason)
+        self.outcome = outcome
+        self.reason = reason
