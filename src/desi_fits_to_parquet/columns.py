@@ -1,0 +1,169 @@
+"""Which columns DESI's tables have, what they mean, and which of them a configuration uses.
+
+`columns.csv` beside this module is the one list of columns: its first six fields are those of the
+DESI data model; UCD (IVOA UCD1+) and description are this project's own. The simulation writes
+its tables from it and the Parquet schema is made from it.
+"""
+
+import csv
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+FIBERMAP_DEFAULT = (
+    "TARGET_RA",
+    "TARGET_DEC",
+    "OBJTYPE",
+    "COADD_FIBERSTATUS",
+    "RELEASE",
+    "BRICKID",
+    "BRICK_OBJID",
+    "PHOTSYS",
+    "MORPHTYPE",
+    "MASKBITS",
+    "EBV",
+    "FLUX_G",
+    "FLUX_R",
+    "FLUX_Z",
+    "FLUX_W1",
+    "FLUX_W2",
+    "FLUX_IVAR_G",
+    "FLUX_IVAR_R",
+    "FLUX_IVAR_Z",
+    "FLUX_IVAR_W1",
+    "FLUX_IVAR_W2",
+    "DESI_TARGET",
+    "BGS_TARGET",
+    "MWS_TARGET",
+    "SCND_TARGET",
+    "SV1_DESI_TARGET",
+    "SV2_DESI_TARGET",
+    "SV3_DESI_TARGET",
+    "COADD_NUMEXP",
+    "COADD_EXPTIME",
+    "COADD_NUMNIGHT",
+    "COADD_NUMTILE",
+    "MEAN_PSF_TO_FIBER_SPECFLUX",
+)
+"""FIBERMAP columns of `columns.fibermap: default`: position, photometry, targeting, depth."""
+
+# Redrock and coadd files of survey validation were seen without it (a real file of sv3 in the
+# redrock project's tests), although the data model calls it required.
+_MISSING_IN_SOME_SURVEYS = ("SCND_TARGET",)
+
+
+class Column(NamedTuple):
+    """A column of a DESI table.
+
+    `type` is a numpy name (`int64`, `float32`), `logical`, `binary` (an unsigned byte),
+    `char[n]`, or a numpy name with a length (`float64[10]`); `unit` is spelt as in the FITS
+    header, empty where there is none.
+    """
+
+    file: str
+    extname: str
+    name: str
+    type: str
+    unit: str
+    required: bool
+    ucd: str
+    description: str
+
+
+def load_columns(file: str | None = None, extname: str | None = None) -> tuple[Column, ...]:
+    """Read the list of columns, in the order of the files.
+
+    Parameters
+    ----------
+    file, extname
+        Only the columns of this kind of file (`coadd`, `redrock`, ...) and of this HDU.
+
+    Returns
+    -------
+    tuple of Column
+        Empty where the table is not known.
+    """
+    with files(__package__).joinpath("columns.csv").open(encoding="utf-8", newline="") as stream:
+        return tuple(
+            Column(
+                row["file"],
+                row["extname"],
+                row["column"],
+                row["type"],
+                row["unit"],
+                row["presence"] == "required" and row["column"] not in _MISSING_IN_SOME_SURVEYS,
+                row["ucd"],
+                row["description"],
+            )
+            for row in csv.DictReader(stream)
+            if file in (None, row["file"]) and extname in (None, row["extname"])
+        )
+
+
+def fibermap_columns(choice: str | list[str]) -> tuple[str, ...]:
+    """Names of the FIBERMAP columns that `columns.fibermap` selects, in the order of the file.
+
+    Parameters
+    ----------
+    choice
+        `default`, `all`, or a list of names in either case.
+
+    Returns
+    -------
+    tuple of str
+        Upper case, without TARGETID, which every record has.
+
+    Raises
+    ------
+    ValueError
+        Where a name is not a column of the coadd's FIBERMAP.
+    """
+    known = [column.name for column in load_columns("coadd", "FIBERMAP")]
+    if choice == "all":
+        wanted = known
+    elif choice == "default":
+        wanted = list(FIBERMAP_DEFAULT)
+    else:
+        wanted = [name.upper() for name in choice]
+        unknown = sorted(set(wanted) - set(known))
+        if unknown:
+            raise ValueError(
+                f"columns.fibermap: {', '.join(unknown)} not in the coadd's FIBERMAP;"
+                f" allowed: default, all, or any of {', '.join(known)}"
+            )
+    return tuple(name for name in known if name in wanted and name != "TARGETID")
+
+
+def afterburners_used(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Kinds of the quasar afterburner files in use: `qso_mgii`, `qso_qn`, both or none.
+
+    The preset `desi_qso` needs both, whatever `columns` says.
+    """
+    preset = settings["selection"]["preset"] == "desi_qso"
+    return tuple(k for k in ("qso_mgii", "qso_qn") if preset or settings["columns"][k])
+
+
+def kinds_used(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Kinds of files that a configuration reads, required ones first.
+
+    Parameters
+    ----------
+    settings
+        The validated configuration.
+
+    Returns
+    -------
+    tuple of str
+        `coadd` and `redrock` always; `emline`, `rrdetails`, `qso_mgii`, `qso_qn` where selected.
+    """
+    columns = settings["columns"]
+    optional = (
+        ("emline", columns["emline"]),
+        ("rrdetails", columns["rrdetails"] or columns["rrdetails_scans"]),
+    )
+    return (
+        "coadd",
+        "redrock",
+        *(kind for kind, used in optional if used),
+        *afterburners_used(settings),
+    )
