@@ -1,0 +1,97 @@
+"""The one style of the report's figures: readable in black and white, the same bytes every time."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .files import atomic_path
+
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # shipped with matplotlib: the same on every machine
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.formatter.use_mathtext": True,
+    "axes.grid": True,
+    "grid.color": "0.88",
+    "grid.linewidth": 0.6,
+    "hatch.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "patch.edgecolor": "0.1",
+    "patch.force_edgecolor": True,
+    "patch.linewidth": 0.6,
+    "figure.facecolor": "white",
+    "savefig.dpi": 150,
+    "svg.hashsalt": "desi-fits-to-parquet",  # else element ids are random
+}
+
+# colours of Okabe & Ito (2008), told apart by colour-blind readers; ordered dark to light
+BLUE, GREEN, RED, ORANGE, SKY, YELLOW, GREY = (
+    "#0072B2",
+    "#009E73",
+    "#D55E00",
+    "#E69F00",
+    "#56B4E9",
+    "#F0E442",
+    "#BBBBBB",
+)
+
+OUTCOME_STYLE = {
+    "converted": (BLUE, "", "o"),
+    "no_targets": (SKY, "..", "s"),
+    "missing_source": (GREY, "//", "^"),
+    "corrupt_source": (RED, "xx", "X"),
+    "unreachable": (ORANGE, "\\\\", "v"),
+    "invalid_output": (YELLOW, "++", "D"),
+}
+"""Colour, hatch and marker of each outcome: each alone tells it from the others."""
+
+_UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draw in the project's style; the caller's settings come back afterwards."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        with mpl.rc_context(STYLE):
+            yield
+
+
+def save_figure(draw: Callable[[], Figure], path: Path) -> None:
+    """Draw a figure in the project's style and write it as SVG, atomically and without a date."""
+    with styled():
+        figure = draw()
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="svg", metadata={"Date": None})
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Make an empty figure, width and height in inches."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def say_nothing_to_show(axes: Axes, text: str = "no converted tile") -> None:
+    """Write a sentence into axes that have no data, instead of an empty frame."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color="0.3")
+
+
+def byte_unit(size: float) -> tuple[int, str]:
+    """Give the largest binary unit in which a number of bytes is at least one, and its name."""
+    return next((unit for unit in _UNITS if size >= unit[0]), (1, "bytes"))
+
+
+def format_bytes(size: float) -> str:
+    """Write a number of bytes in the unit that `byte_unit` chooses: `4,394.05 GiB`."""
+    scale, unit = byte_unit(size)
+    return f"{size / scale:,.2f} {unit}" if scale > 1 else f"{size:,.0f} bytes"
