@@ -1,0 +1,30 @@
+# The DESI archive, tile by tile, from FITS on S3 to Parquet: see README.md.
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "config/config.yaml"
+
+
+include: "rules/common.smk"
+
+
+report: "report/workflow.rst"
+
+
+include: "rules/discover_tiles.smk"
+include: "rules/download_tile.smk"
+include: "rules/fuse_tile.smk"
+include: "rules/validate_tile.smk"
+include: "rules/report.smk"
+include: "rules/repair.smk"
+
+
+# The markers are named here, not only as inputs of the report: Snakemake does not make a missing
+# intermediate file again while what was made from it is there.
+rule all:
+    default_target: True
+    input:
+        f"{RESULTS}/report/summary.json",
+        all_markers,

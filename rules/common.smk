@@ -1,0 +1,75 @@
+# Settings and functions that the rules share. No rule stands here, no function there.
+import os
+import sys
+from pathlib import Path
+
+import yaml
+from snakemake.exceptions import WorkflowError
+
+# The scripts of the jobs import the library of this very checkout, wherever they run.
+SOURCE = str(Path(workflow.basedir) / "src")
+sys.path.insert(0, SOURCE)
+os.environ.update(PYTHONPATH=SOURCE)
+
+from desi_fits_to_parquet.columns import kinds_used
+from desi_fits_to_parquet.config import ConfigError, check_config
+from desi_fits_to_parquet.lock import RunningElsewhere, hold_lock
+from desi_fits_to_parquet.report_files import PAGES, TABLES
+from desi_fits_to_parquet.tile import PROGRAMS, SURVEYS, Tile
+from desi_fits_to_parquet.tiles_csv import read_tiles
+
+try:
+    # in place: the jobs get the very dictionary that Snakemake holds
+    config.update(
+        check_config(
+            config,
+            yaml.safe_load((Path(workflow.basedir) / "config/schema.yaml").read_text()),
+        )
+    )
+except ConfigError as error:
+    raise WorkflowError(str(error)) from None
+
+RESULTS = config["results"].rstrip("/")
+TILE = "{survey}/{program}/{healpix}"
+HIVE = "survey={survey}/program={program}/healpix={healpix}"
+
+# what a tile's Parquet depends on beside its sources: a change converts it again
+CONTENT_SETTINGS = {
+    key: config[key] for key in ("selection", "columns", "spectra", "precision")
+}
+
+
+REPORT_TABLES = [f"{RESULTS}/report/{name}" for name in TABLES]
+
+
+wildcard_constraints:
+    survey="|".join(SURVEYS),
+    program="|".join(PROGRAMS),
+    healpix=r"\d+",
+
+
+def tile_sources(wildcards):
+    """The tile's files in the archive, of those kinds that are used: key, size and ETag."""
+    tile = Tile(wildcards.survey, wildcards.program, int(wildcards.healpix))
+    sources = read_tiles(f"{RESULTS}/tiles.csv").get(tile)
+    if sources is None:
+        raise WorkflowError(f"tile {tile.name} is not in {RESULTS}/tiles.csv")
+    used = {*kinds_used(config), "sha256sum"}
+    return {kind: source for kind, source in sources.items() if kind in used}
+
+
+def all_markers(wildcards):
+    """The markers of all discovered tiles."""
+    tiles = read_tiles(checkpoints.discover_tiles.get().output.tiles)
+    return [
+        f"{RESULTS}/validated/{tile.survey}/{tile.program}/{tile.healpix}.json"
+        for tile in tiles
+    ]
+
+
+onstart:
+    # not Snakemake's own lock, which outlives a killed run and would have to be removed by hand
+    try:
+        hold_lock(f"{RESULTS}/.lock")
+    except RunningElsewhere as error:
+        raise WorkflowError(str(error)) from None

@@ -1,0 +1,16 @@
+checkpoint discover_tiles:
+    output:
+        tiles=f"{RESULTS}/tiles.csv",
+    log:
+        f"{RESULTS}/logs/discover_tiles.log",
+    localrule: True
+    conda:
+        "../envs/environment.yaml"
+    params:
+        archive={key: config["archive"][key] for key in ("bucket", "prefix")},
+        tiles=config["tiles"],
+        sample=config["sample"],
+    message:
+        "Listing {config[archive][prefix]} in bucket {config[archive][bucket]}"
+    script:
+        "../scripts/discover_tiles.py"

@@ -1,0 +1,15 @@
+rule download_tile:
+    output:
+        fits=temp(directory(f"{RESULTS}/fits/{TILE}")),
+    log:
+        f"{RESULTS}/logs/download_tile/{TILE}.log",
+    conda:
+        "../envs/environment.yaml"
+    resources:
+        download=1,
+    params:
+        sources=tile_sources,
+        selection=config["selection"],
+        columns=config["columns"],
+    script:
+        "../scripts/download_tile.py"

@@ -1,0 +1,17 @@
+rule fuse_tile:
+    input:
+        fits=f"{RESULTS}/fits/{TILE}",
+    output:
+        parquet=directory(f"{RESULTS}/parquet/{HIVE}"),
+        record=temp(f"{RESULTS}/fused/{TILE}.json"),
+    log:
+        f"{RESULTS}/logs/fuse_tile/{TILE}.log",
+    # above downloading, so that fetched FITS do not pile up
+    priority: 10
+    conda:
+        "../envs/environment.yaml"
+    params:
+        sources=tile_sources,
+        content=CONTENT_SETTINGS,
+    script:
+        "../scripts/fuse_tile.py"

@@ -1,0 +1,15 @@
+rule validate_tile:
+    input:
+        fits=f"{RESULTS}/fits/{TILE}",
+        parquet=f"{RESULTS}/parquet/{HIVE}",
+        record=f"{RESULTS}/fused/{TILE}.json",
+    output:
+        marker=f"{RESULTS}/validated/{TILE}.json",
+    log:
+        f"{RESULTS}/logs/validate_tile/{TILE}.log",
+    # above all else: only what is validated may have its FITS deleted
+    priority: 20
+    conda:
+        "../envs/environment.yaml"
+    script:
+        "../scripts/validate_tile.py"

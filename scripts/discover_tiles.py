@@ -1,0 +1,27 @@
+"""List the archive into tiles.csv: a line a tile, with key, size and ETag of each of its files."""
+
+import sys
+from pathlib import Path
+
+from desi_fits_to_parquet.archive import ArchiveUnreachable
+from desi_fits_to_parquet.discover import NothingFound, discover_tiles
+from desi_fits_to_parquet.joblog import job_log
+
+
+def main(snakemake):
+    config = snakemake.config
+    with job_log(snakemake.log[0], "discover_tiles") as log:
+        try:
+            count = discover_tiles(
+                config["archive"],
+                config["tiles"],
+                config["sample"],
+                Path(snakemake.output.tiles),
+            )
+        except (ArchiveUnreachable, NothingFound) as error:
+            log.error(str(error))
+            sys.exit(1)
+        log.info("listed", extra={"figures": {"tiles": count}})
+
+
+main(snakemake)

@@ -1,0 +1,25 @@
+"""Fuse a tile's FITS into one Parquet; the record says how many rows it has, or why none."""
+
+from pathlib import Path
+
+from desi_fits_to_parquet.files import write_json
+from desi_fits_to_parquet.fuse import fuse_tile
+from desi_fits_to_parquet.joblog import job_log
+from desi_fits_to_parquet.tile import Tile
+
+
+def main(snakemake):
+    names = snakemake.wildcards
+    tile = Tile(names.survey, names.program, int(names.healpix))
+    with job_log(snakemake.log[0], "fuse_tile", tile.name) as log:
+        record = fuse_tile(
+            tile,
+            Path(snakemake.input.fits),
+            Path(snakemake.output.parquet),
+            snakemake.config,
+        )
+        write_json(Path(snakemake.output.record), record)
+        log.info("done", extra={"figures": record})
+
+
+main(snakemake)

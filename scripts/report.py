@@ -1,0 +1,21 @@
+"""Sum the markers of all tiles into tables and figures under `report/`."""
+
+from pathlib import Path
+
+from desi_fits_to_parquet.joblog import job_log
+from desi_fits_to_parquet.report import build_report
+
+
+def main(snakemake):
+    results = Path(snakemake.input.tiles).parent
+    with job_log(snakemake.log[0], "report"):
+        build_report(
+            Path(snakemake.input.tiles),
+            results / "validated",
+            results / "parquet",
+            results / "report",
+            snakemake.config,
+        )
+
+
+main(snakemake)

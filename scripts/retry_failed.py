@@ -1,0 +1,32 @@
+"""List the folders of the failed tiles anew and clear these tiles for the next run."""
+
+import sys
+from pathlib import Path
+
+from desi_fits_to_parquet.archive import ArchiveUnreachable
+from desi_fits_to_parquet.discover import relist_tiles
+from desi_fits_to_parquet.joblog import job_log
+from desi_fits_to_parquet.repair import clear_tile, find_failed
+
+
+def main(snakemake):
+    results = Path(snakemake.config["results"])
+    with job_log(snakemake.log[0], "retry_failed") as log:
+        failed = find_failed(results)
+        try:
+            # the archive may have been mended since: other ETags, files that were missing
+            relist_tiles(
+                snakemake.config["archive"], results / "tiles.csv", [tile for tile, _ in failed]
+            )
+        except ArchiveUnreachable as error:
+            log.error(f"nothing was cleared: {error}")
+            sys.exit(1)
+        for tile, problem in failed:
+            log.info(f"cleared {tile.name}", extra={"figures": {"problem": problem}})
+            clear_tile(results, tile)
+        summary = f"retry_failed: {len(failed)} tiles cleared; the next run does them again"
+        log.info(summary)
+        print(summary, file=sys.stderr)  # noqa: T201
+
+
+main(snakemake)

@@ -1,0 +1,26 @@
+"""Compare a tile's Parquet with its FITS and write the marker: the tile's one outcome."""
+
+from pathlib import Path
+
+from desi_fits_to_parquet.files import read_json, write_json
+from desi_fits_to_parquet.joblog import job_log
+from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.validate import validate_tile
+
+
+def main(snakemake):
+    names = snakemake.wildcards
+    tile = Tile(names.survey, names.program, int(names.healpix))
+    with job_log(snakemake.log[0], "validate_tile", tile.name) as log:
+        marker = validate_tile(
+            tile,
+            Path(snakemake.input.fits),
+            Path(snakemake.input.parquet),
+            read_json(Path(snakemake.input.record)),
+            snakemake.config,
+        )
+        write_json(Path(snakemake.output.marker), marker)
+        log.info("done", extra={"figures": marker})
+
+
+main(snakemake)

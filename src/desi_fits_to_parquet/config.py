@@ -1,0 +1,146 @@
+"""The configuration: defaults filled in, everything checked, before anything else happens."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+
+class ConfigError(Exception):
+    """The configuration does not fit; the message names each key and what is allowed there."""
+
+
+def check_config(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill in the defaults of a configuration and check it.
+
+    Parameters
+    ----------
+    config
+        What the user gave; not changed.
+    schema
+        JSON schema with a default for every setting (`config/schema.yaml`).
+
+    Returns
+    -------
+    dict
+        A configuration in which every setting of the schema has a value.
+
+    Raises
+    ------
+    ConfigError
+        With one line for each thing wrong: the key, what it is, what is allowed.
+    """
+    from jsonschema import Draft202012Validator
+
+    settings: dict[str, Any] = _with_defaults(config, schema)
+    problems = [
+        _problem(error, schema)
+        for error in sorted(
+            Draft202012Validator(schema).iter_errors(settings), key=lambda e: list(map(str, e.path))
+        )
+    ]
+    if not problems:
+        problems = list(_contradictions(settings))
+    if problems:
+        raise ConfigError("\n".join(f"configuration: {problem}" for problem in problems))
+    return settings
+
+
+def load_config(schema_path: Path, *config_paths: Path) -> dict[str, Any]:
+    """Read YAML files, later ones overriding earlier ones, and check the outcome.
+
+    This is for use without Snakemake, which reads and merges the files itself.
+    """
+    import yaml
+
+    merged: dict[str, Any] = {}
+    for path in config_paths:
+        merged = _merge(merged, yaml.safe_load(path.read_text()) or {})
+    return check_config(merged, yaml.safe_load(schema_path.read_text()))
+
+
+def _merge(low: dict[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(low)
+    for key, value in high.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _with_defaults(value: Any, schema: Mapping[str, Any]) -> Any:
+    if not isinstance(value, Mapping):
+        return deepcopy(value)
+    filled = {str(key): item for key, item in value.items()}
+    for key, part in schema.get("properties", {}).items():
+        given = filled.get(key, deepcopy(part.get("default")))
+        if part.get("type") == "object" and given is None:  # `tiles:` with nothing below it
+            given = {}
+        filled[key] = _with_defaults(given, part)
+    return filled
+
+
+def _problem(error: Any, schema: Mapping[str, Any]) -> str:
+    """Say in one line which key is wrong and what may stand there."""
+    if error.validator == "additionalProperties":
+        known = list(error.schema["properties"])
+        lines = []
+        for key in sorted(set(error.instance) - set(known)):
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f" Did you mean {_dotted([*error.path, near[0]])}?" if near else ""
+            lines.append(f"unknown key {_dotted([*error.path, key])}.{hint}")
+        where = f"below {_dotted(error.path)}" if error.path else "at the top"
+        return f"{' '.join(lines)} Allowed {where}: {', '.join(known)}."
+    allowed = _allowed(error.schema, schema, error.path)
+    return f"{_dotted(error.path)} is {error.instance!r}. Allowed: {allowed}."
+
+
+def _allowed(part: Mapping[str, Any], schema: Mapping[str, Any], path: Iterable[Any]) -> str:
+    """Describe what a setting allows: its values or its range, and the schema's own words."""
+    setting: Mapping[str, Any] = schema
+    for key in path:
+        if isinstance(key, int):
+            break
+        setting = setting["properties"][key]
+    words = []
+    if "enum" in part:
+        words.append(", ".join("null" if value is None else str(value) for value in part["enum"]))
+    kinds = part.get("type", [])
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if kinds:
+        words.append(" or ".join(kinds))
+    low = part.get("minimum", part.get("exclusiveMinimum"))
+    if low is not None:
+        words.append(f"{'from' if 'minimum' in part else 'more than'} {low}")
+    if "maximum" in part:
+        words.append(f"up to {part['maximum']}")
+    if "items" in part and "enum" in part["items"]:
+        words.append(f"of {', '.join(part['items']['enum'])}")
+    if "description" in setting:
+        words.append(f"({setting['description']})")
+    return " ".join(words)
+
+
+def _dotted(path: Iterable[Any]) -> str:
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text or "the configuration"
+
+
+def _contradictions(settings: Mapping[str, Any]) -> Iterable[str]:
+    """Find what a schema cannot express: ranges upside down, files that are not there."""
+    for section, key in (("spectra", "wavelength_range"), ("selection", "z"),
+                         ("selection", "deltachi2")):  # fmt: skip
+        limits = settings[section][key]
+        if limits is not None and not limits[0] < limits[1]:
+            yield f"{section}.{key} is {limits}. Allowed: the lower limit first, then the higher."
+    healpix = settings["tiles"]["healpix"]
+    if isinstance(healpix, str) and not Path(healpix).is_file():
+        yield f"tiles.healpix names the file {healpix}, which is not there."
+    transfer = settings["transfer"]
+    if transfer["connections"] > transfer["max_connections"]:
+        yield (
+            f"transfer.connections is {transfer['connections']}. Allowed: up to "
+            f"transfer.max_connections, which is {transfer['max_connections']}."
+        )

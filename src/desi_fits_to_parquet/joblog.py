@@ -1,0 +1,68 @@
+"""The log of one job: one JSON object a line, so that `grep` and DuckDB both read it."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LOGGER = "desi_fits_to_parquet"
+
+
+class _JsonLines(logging.Formatter):
+    def __init__(self, stage: str, tile: str) -> None:
+        super().__init__()
+        self.fixed = {"stage": stage, "tile": tile}
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
+            "level": record.levelname.lower(),
+            **self.fixed,
+            "event": record.getMessage(),
+        }
+        line.update(getattr(record, "figures", {}))
+        if record.exc_info:
+            line["error"] = getattr(record.exc_info[0], "__name__", "")
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+@contextmanager
+def job_log(path: str | Path, stage: str, tile: str = "") -> Iterator[logging.Logger]:
+    """Write what the job logs to `path`; an exception is logged there, then raised on.
+
+    Figures go along as `logger.info("fetched", extra={"figures": {"bytes": 10}})`. Warnings and
+    errors are shown on standard error too.
+
+    Parameters
+    ----------
+    path
+        The log's file, begun anew: it tells of the last try.
+    stage
+        Name of the rule.
+    tile
+        Name of the tile, empty for a job that concerns all.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = logging.FileHandler(path, mode="w")
+    file.setFormatter(_JsonLines(stage, tile))
+    screen = logging.StreamHandler(sys.stderr)
+    screen.setLevel(logging.WARNING)
+    screen.setFormatter(logging.Formatter(f"{stage} {tile}: %(message)s".replace(" :", ":")))
+    logger = logging.getLogger(LOGGER)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.handlers = [file, screen]
+    try:
+        yield logger
+    except Exception:
+        screen.setLevel(logging.CRITICAL)  # Python prints the traceback itself
+        logger.exception("the job crashed")
+        raise
+    finally:
+        logger.handlers = []
+        file.close()
