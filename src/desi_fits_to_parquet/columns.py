@@ -7,7 +7,7 @@ its tables from it and the Parquet schema is made from it.
 
 import csv
 from collections.abc import Mapping
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, NamedTuple
 
 FIBERMAP_DEFAULT = (
@@ -83,21 +83,21 @@ def load_columns(file: str | None = None, extname: str | None = None) -> tuple[C
     tuple of Column
         Empty where the table is not known.
     """
-    with files(__package__).joinpath("columns.csv").open(encoding="utf-8", newline="") as stream:
-        return tuple(
-            Column(
-                row["file"],
-                row["extname"],
-                row["column"],
-                row["type"],
-                row["unit"],
-                row["presence"] == "required" and row["column"] not in _MISSING_IN_SOME_SURVEYS,
-                row["ucd"],
-                row["description"],
-            )
-            for row in csv.DictReader(stream)
-            if file in (None, row["file"]) and extname in (None, row["extname"])
+    text = Path(__file__).with_name("columns.csv").read_text(encoding="utf-8")
+    return tuple(
+        Column(
+            row["file"],
+            row["extname"],
+            row["column"],
+            row["type"],
+            row["unit"],
+            row["presence"] == "required" and row["column"] not in _MISSING_IN_SOME_SURVEYS,
+            row["ucd"],
+            row["description"],
         )
+        for row in csv.DictReader(text.splitlines())
+        if file in (None, row["file"]) and extname in (None, row["extname"])
+    )
 
 
 def fibermap_columns(choice: str | list[str]) -> tuple[str, ...]:

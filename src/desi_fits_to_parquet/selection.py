@@ -62,6 +62,7 @@ TARGET_BITS: dict[str, tuple[str, dict[str, int]]] = {
         {
             **_COMMON_BITS,
             **_NORTH_SOUTH_BITS,
+            "LGE": 3,
             "QSO_HIZ": 4,
             "ELG_LOP": 5,
             "ELG_HIP": 6,
