@@ -1,6 +1,7 @@
 checkpoint discover_tiles:
     output:
-        tiles=f"{RESULTS}/tiles.csv",
+        # kept until the new list is complete, so that a failed listing loses nothing
+        tiles=update(f"{RESULTS}/tiles.csv"),
     log:
         f"{RESULTS}/logs/discover_tiles.log",
     localrule: True

@@ -6,6 +6,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from desi_fits_to_parquet.columns import fibermap_columns
+
 
 class ConfigError(Exception):
     """The configuration does not fit; the message names each key and what is allowed there."""
@@ -138,6 +140,20 @@ def _contradictions(settings: Mapping[str, Any]) -> Iterable[str]:
     healpix = settings["tiles"]["healpix"]
     if isinstance(healpix, str) and not Path(healpix).is_file():
         yield f"tiles.healpix names the file {healpix}, which is not there."
+    try:
+        fibermap_columns(settings["columns"]["fibermap"])
+    except ValueError as error:
+        yield f"{error}."
+    targets = settings["selection"]["targets"]
+    if targets:
+        from desi_fits_to_parquet.selection import TARGET_BITS  # imports numpy
+
+        for survey in settings["tiles"]["surveys"]:
+            column, bits = TARGET_BITS.get(survey, ("", {}))
+            for name in targets:
+                if name not in bits:
+                    allowed = f"the bits of {column}: {', '.join(bits)}" if bits else "null"
+                    yield f"selection.targets has {name}. Allowed for survey {survey}: {allowed}."
     transfer = settings["transfer"]
     if transfer["connections"] > transfer["max_connections"]:
         yield (

@@ -1,0 +1,31 @@
+"""What the tests share: the settings of a default run and the real files, where they are."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from desi_fits_to_parquet.config import load_config
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def folder_beside(variable: str, default: str) -> Path:
+    """Folder named by an environment variable, by default beside the repository."""
+    return Path(os.environ.get(variable, REPOSITORY.parent / default))
+
+
+@pytest.fixture
+def settings() -> dict[str, Any]:
+    """A checked configuration with nothing but defaults."""
+    return load_config(REPOSITORY / "config/schema.yaml")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real DESI files; its README says what they are."""
+    folder = folder_beside("DESI_REAL_DATA", "shared/real")
+    if not folder.is_dir():
+        pytest.skip(f"no real DESI files in {folder}; name their folder in DESI_REAL_DATA")
+    return folder

@@ -1,0 +1,98 @@
+"""A wrong setting must be named before any job runs, with what is allowed in its place."""
+
+from copy import deepcopy
+
+import pytest
+import yaml
+
+from conftest import REPOSITORY
+from desi_fits_to_parquet.config import ConfigError, check_config, load_config
+from desi_fits_to_parquet.selection import ZWARN_BITS
+from desi_fits_to_parquet.tile import N_HEALPIX, PROGRAMS, SURVEYS
+
+SCHEMA_PATH = REPOSITORY / "config/schema.yaml"
+SCHEMA = yaml.safe_load(SCHEMA_PATH.read_text())
+
+
+@pytest.mark.parametrize(
+    ("config", "key", "allowed"),
+    [
+        ({"selction": {}}, "selction", "Did you mean selection?"),
+        ({"selection": {"zwarm": 0}}, "selection.zwarm", "Did you mean selection.zwarn?"),
+        ({"transfer": {"speed": 9}}, "transfer.speed", "downloads"),
+        ({"sample": "many"}, "sample", "integer from 1"),
+        ({"sample": 0}, "sample", "integer from 1"),
+        ({"tiles": {"surveys": ["boss"]}}, "tiles.surveys[0]", "sv3"),
+        ({"tiles": {"surveys": "main"}}, "tiles.surveys", "array"),
+        ({"tiles": {"programs": []}}, "tiles.programs", "dark, bright"),
+        ({"tiles": {"healpix": [49152]}}, "tiles.healpix[0]", "up to 49151"),
+        ({"tiles": {"healpix": "no/such.txt"}}, "no/such.txt", "not there"),
+        ({"selection": {"spectypes": ["QUASAR"]}}, "selection.spectypes[0]", "GALAXY"),
+        ({"selection": {"zwarn": ["ODD"]}}, "selection.zwarn", "by name"),
+        ({"selection": {"z": [3, 2]}}, "selection.z", "lower limit first"),
+        ({"spectra": {"wavelength_range": [9000, 4000]}}, "spectra.wavelength_range", "lower"),
+        ({"spectra": {"wavelength_range": [100, 4000]}}, "spectra.wavelength_range[0]", "3600"),
+        ({"precision": {"flux_tolerance": 0}}, "precision.flux_tolerance", "more than 0"),
+        ({"precision": {"ivar_bits": 25}}, "precision.ivar_bits", "up to 24"),
+        ({"archive": {"endpoint": "somewhere"}}, "archive.endpoint", "URL"),
+        ({"archive": {"prefix": "../up"}}, "archive.prefix", "folder"),
+        ({"columns": {"fibermap": ["FLUX_G", "FLUX_Q"]}}, "columns.fibermap", "FLUX_R"),
+        ({"selection": {"targets": ["QUAZAR"]}}, "selection.targets", "LRG"),
+        ({"transfer": {"connections": 200, "max_connections": 100}}, "connections", "up to"),
+    ],
+)
+def test_wrong_setting_is_named_with_what_is_allowed(config, key, allowed):
+    with pytest.raises(ConfigError) as caught:
+        check_config(config, SCHEMA)
+    message = str(caught.value)
+    assert key in message
+    assert allowed in message
+    assert len(message.splitlines()) == 1
+
+
+def test_every_wrong_setting_is_named_at_once():
+    with pytest.raises(ConfigError) as caught:
+        check_config({"sample": -1, "colour": "red"}, SCHEMA)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_empty_configuration_gets_every_default_and_stays_unchanged():
+    config: dict[str, object] = {"tiles": None}
+    before = deepcopy(config)
+    settings = check_config(config, SCHEMA)
+    assert config == before
+    assert set(settings) == set(SCHEMA["properties"])
+    for section, part in SCHEMA["properties"].items():
+        if part.get("type") == "object":
+            assert set(settings[section]) == set(part["properties"])
+
+
+def test_every_setting_says_what_it_is_and_has_a_default_that_it_allows():
+    for section, part in SCHEMA["properties"].items():
+        for key, setting in part.get("properties", {section: part}).items():
+            assert "default" in setting, f"{section}.{key}"
+            assert "description" in setting, f"{section}.{key}"
+    check_config({}, SCHEMA)
+
+
+def test_production_configuration_is_what_the_defaults_are():
+    # config.yaml repeats defaults to be readable alone; a difference would mean two truths
+    assert load_config(SCHEMA_PATH, REPOSITORY / "config/config.yaml") == check_config({}, SCHEMA)
+
+
+def test_later_file_overrides_single_settings_of_an_earlier_one():
+    settings = load_config(
+        SCHEMA_PATH, REPOSITORY / "config/config.yaml", REPOSITORY / "config/demo.yaml"
+    )
+    assert settings["results"] == "results/demo"
+    assert settings["archive"]["bucket"] == "desidata"
+
+
+def test_schema_knows_the_same_names_as_the_library():
+    tiles = SCHEMA["properties"]["tiles"]["properties"]
+    assert tuple(tiles["surveys"]["items"]["enum"]) == SURVEYS
+    assert tuple(tiles["programs"]["items"]["enum"]) == PROGRAMS
+    assert tiles["healpix"]["items"]["maximum"] == N_HEALPIX - 1
+    zwarn = SCHEMA["properties"]["selection"]["properties"]["zwarn"]["anyOf"]
+    names = next(form["items"]["enum"] for form in zwarn if "items" in form)
+    assert names == list(ZWARN_BITS)
