@@ -111,7 +111,7 @@ def read_fits(read_at: ReadAt, size: int, source: str, ahead: int = 4 * BLOCK) -
     while position < size:
         if len(hdus) == MAX_HDUS:
             raise _corrupt(source, f"more than {MAX_HDUS} HDUs")
-        hdu = _read_hdu(read_at, size, source, position, ahead, first=not hdus)
+        hdu = _read_hdu(read_at, size, source, position, ahead)
         if hdu.name in hdus:
             raise _corrupt(source, f"two HDUs are called {hdu.name}")
         if hdu.data_start + hdu.data_size > size:
@@ -159,18 +159,11 @@ def find_hdu(fits: Fits, name: str) -> Hdu:
         ) from None
 
 
-def _read_hdu(
-    read_at: ReadAt, size: int, source: str, start: int, ahead: int, *, first: bool
-) -> Hdu:
+def _read_hdu(read_at: ReadAt, size: int, source: str, start: int, ahead: int) -> Hdu:
     cards = _read_cards(read_at, size, source, start, ahead)
     header = parse_header(cards)
-    if first:
-        if not cards.startswith(b"SIMPLE  =") or header.get("SIMPLE") is not True:
-            raise _corrupt(source, "it does not begin with SIMPLE = T, so it is not FITS")
-        name = "PRIMARY"
-    else:
-        if not cards.startswith(b"XTENSION="):
-            raise _corrupt(source, f"no header at byte {start}, where an HDU should begin")
+    name = "PRIMARY"
+    if start:
         name = str(header.get("EXTNAME", "")).strip().upper() or f"HDU at byte {start}"
     return Hdu(
         name,
@@ -192,6 +185,9 @@ def _read_cards(read_at: ReadAt, size: int, source: str, start: int, ahead: int)
             raise _corrupt(source, f"the header at byte {start} has no END: the file is cut short")
         searched = len(text)
         text += read_at(position, length)
+        if not searched and not text.startswith(b"SIMPLE  =" if start == 0 else b"XTENSION="):
+            what = "it does not begin with SIMPLE, so it is not FITS"
+            raise _corrupt(source, what if start == 0 else f"no HDU at byte {start}")
         for offset in range(searched - searched % CARD, len(text) - CARD + 1, CARD):
             if text[offset : offset + 8] == b"END     ":
                 return text[:offset]

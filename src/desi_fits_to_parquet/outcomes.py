@@ -31,3 +31,6 @@ class BadTile(Exception):  # noqa: N818  (it is an outcome, not an error of the 
         super().__init__(outcome, reason)
         self.outcome = outcome
         self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.outcome}: {self.reason}"
