@@ -1,0 +1,68 @@
+"""The conda environment must be the locked one, or a cluster computes with other versions."""
+
+import re
+import tomllib
+
+import yaml
+from conftest import REPOSITORY
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+PYTHON = {"python_version": "3.12", "python_full_version": "3.12.0"}
+CONDA_NAMES = {"snakemake-minimal": "snakemake", "matplotlib-base": "matplotlib"}
+
+
+def locked(file: str) -> dict[str, str]:
+    versions = {}
+    for line in (REPOSITORY / file).read_text().splitlines():
+        if not line.startswith((" ", "#")) and line.strip():
+            requirement = Requirement(line.rstrip(" \\"))
+            if requirement.marker is None or requirement.marker.evaluate(PYTHON):
+                versions[requirement.name] = str(requirement.specifier).removeprefix("==")
+    return versions
+
+
+def direct(extra: str | None = None) -> list[Requirement]:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    lines = project["optional-dependencies"][extra] if extra else project["dependencies"]
+    return [Requirement(line) for line in lines if not line.startswith(project["name"])]
+
+
+def test_conda_environment_has_the_locked_version_of_every_direct_dependency():
+    environment = yaml.safe_load((REPOSITORY / "envs/environment.yaml").read_text())
+    conda = {}
+    for line in environment["dependencies"]:
+        name, version = re.fullmatch(r"([a-z0-9-]+) =([0-9.]+)", line).groups()
+        conda[CONDA_NAMES.get(name, name)] = version
+    assert conda.pop("python") == PYTHON["python_version"]
+    lock = locked("requirements.lock")
+    assert conda == {requirement.name: lock[canonicalize_name(requirement.name)] for requirement in direct()}
+
+
+def test_locks_satisfy_the_bounds_of_pyproject():
+    for file, extras in (
+        ("requirements.lock", (None, "demo", "test")),
+        ("requirements-reference.lock", (None, "reference")),
+    ):
+        lock = locked(file)
+        for extra in extras:
+            for requirement in direct(extra):
+                assert requirement.specifier.contains(lock[canonicalize_name(requirement.name)]), requirement
+
+
+def test_reference_lock_changes_no_version_of_the_lock():
+    reference = locked("requirements-reference.lock")
+    for name, version in locked("requirements.lock").items():
+        assert reference[name] == version, name
+
+
+def test_every_dependency_has_a_bound_above_and_below():
+    for extra in (None, "demo", "test", "reference"):
+        for requirement in direct(extra):
+            operators = {specifier.operator for specifier in requirement.specifier}
+            assert operators == {">=", "<"}, requirement
+
+
+def test_no_file_of_the_project_names_a_registry():
+    for file in ("requirements.lock", "requirements-reference.lock", "pyproject.toml"):
+        assert "index-url" not in (REPOSITORY / file).read_text()

@@ -1,0 +1,118 @@
+"""A final name must never hold half a file; the other bookkeeping must say what is wrong."""
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from desi_fits_to_parquet.files import atomic_path, read_json, write_atomically, write_json
+from desi_fits_to_parquet.joblog import job_log
+from desi_fits_to_parquet.lock import RunningElsewhere, hold_lock
+from desi_fits_to_parquet.outcomes import BadTile
+from desi_fits_to_parquet.tile import FILE_KINDS, Tile
+from desi_fits_to_parquet.tiles_csv import Source, read_tiles, write_tiles
+
+
+def test_failed_write_keeps_what_was_there_and_leaves_no_temporary_file(tmp_path: Path):
+    path = tmp_path / "a" / "file"
+    write_atomically(path, "old")
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_left_over_temporary_file_of_a_killed_process_is_overwritten(tmp_path: Path):
+    path = tmp_path / "file"
+    (tmp_path / ".file.part").write_text("longer than the new text")
+    write_atomically(path, "new")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_refuses_nan_and_names_a_broken_file(tmp_path: Path):
+    path = tmp_path / "marker.json"
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"z": float("nan")})
+    assert not path.exists()
+    path.write_text('{"survey": "ma')
+    with pytest.raises(ValueError, match=r"marker\.json: not valid JSON"):
+        read_json(path)
+
+
+HOLD = """
+import sys
+from desi_fits_to_parquet.lock import hold_lock
+hold_lock(sys.argv[1])
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_second_run_in_the_same_results_is_refused_until_the_first_is_killed(tmp_path: Path):
+    path = tmp_path / "results" / ".lock"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with holder:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(RunningElsewhere, match=f"process {holder.pid}"):
+            hold_lock(path)
+        holder.kill()
+    hold_lock(path)
+
+
+def test_job_log_is_json_lines_and_keeps_the_traceback_of_a_crash(tmp_path: Path):
+    path = tmp_path / "logs" / "fuse.log"
+    with pytest.raises(ZeroDivisionError), job_log(path, "fuse_tile", "main-dark-7") as log:
+        log.info("done", extra={"figures": {"n_rows": 3}})
+        logging.getLogger("desi_fits_to_parquet.fuse").warning("odd")
+        1 / 0  # noqa: B018
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["done", "odd", "the job crashed"]
+    assert lines[0]["n_rows"] == 3
+    assert {line["tile"] for line in lines} == {"main-dark-7"}
+    assert lines[2]["error"] == "ZeroDivisionError"
+
+
+def test_bad_tile_takes_only_failed_outcomes_and_says_its_reason():
+    assert "coadd.fits: cut" in str(BadTile("corrupt_source", "coadd.fits: cut"))
+    with pytest.raises(ValueError, match="not a failed outcome"):
+        BadTile("converted", "fine")
+
+
+def test_names_of_a_tiles_files_are_those_of_the_archive():
+    tile = Tile("main", "dark", 10016)
+    assert tile.folder == "main/dark/100/10016"
+    assert tile.file_name("coadd") == "coadd-main-dark-10016.fits"
+    assert tile.file_name("rrdetails") == "rrdetails-main-dark-10016.h5"
+    assert tile.file_name("spectra") == "spectra-main-dark-10016.fits.gz"
+    assert tile.checksum_name("iron") == "redux_iron_healpix_main_dark_100_10016.sha256sum"
+    assert Tile("sv3", "dark", 7).folder == "sv3/dark/0/7"
+
+
+def test_list_of_tiles_survives_writing_and_does_not_depend_on_order(tmp_path: Path):
+    source = Source(key="a/coadd.fits", size=5, etag="0f-2")
+    tiles = {
+        Tile("sv3", "dark", 9): {"coadd": source},
+        Tile("main", "dark", 10): dict.fromkeys(FILE_KINDS, source),
+        Tile("main", "dark", 9): {},
+    }
+    path = tmp_path / "tiles.csv"
+    write_tiles(path, tiles)
+    text = path.read_bytes()
+    assert read_tiles(path) == tiles
+    assert list(read_tiles(path)) == sorted(tiles)
+    write_tiles(path, dict(reversed(tiles.items())))
+    assert path.read_bytes() == text
+
+
+def test_other_file_in_place_of_the_list_of_tiles_is_named(tmp_path: Path):
+    path = tmp_path / "tiles.csv"
+    path.write_text("healpix,coadd\n1,2\n")
+    with pytest.raises(ValueError, match=r"tiles\.csv: not a list of tiles"):
+        read_tiles(path)
