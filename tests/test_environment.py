@@ -25,7 +25,10 @@ def locked(file: str) -> dict[str, str]:
 def direct(extra: str | None = None) -> list[Requirement]:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     lines = project["optional-dependencies"][extra] if extra else project["dependencies"]
-    return [Requirement(line) for line in lines if not line.startswith(project["name"])]
+    found = [Requirement(line) for line in lines if not line.startswith(project["name"])]
+    for requirement in found:
+        requirement.name = canonicalize_name(requirement.name)
+    return found
 
 
 def test_conda_environment_has_the_locked_version_of_every_direct_dependency():
@@ -36,7 +39,7 @@ def test_conda_environment_has_the_locked_version_of_every_direct_dependency():
         conda[CONDA_NAMES.get(name, name)] = version
     assert conda.pop("python") == PYTHON["python_version"]
     lock = locked("requirements.lock")
-    assert conda == {requirement.name: lock[canonicalize_name(requirement.name)] for requirement in direct()}
+    assert conda == {requirement.name: lock[requirement.name] for requirement in direct()}
 
 
 def test_locks_satisfy_the_bounds_of_pyproject():
@@ -47,7 +50,7 @@ def test_locks_satisfy_the_bounds_of_pyproject():
         lock = locked(file)
         for extra in extras:
             for requirement in direct(extra):
-                assert requirement.specifier.contains(lock[canonicalize_name(requirement.name)]), requirement
+                assert requirement.specifier.contains(lock[requirement.name]), requirement
 
 
 def test_reference_lock_changes_no_version_of_the_lock():
