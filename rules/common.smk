@@ -14,8 +14,10 @@ os.environ.update(PYTHONPATH=SOURCE)
 # A job computes on one core; starting BLAS's pool of threads would double its CPU time.
 os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
 
+from desi_fits_to_parquet.archive import ArchiveUnreachable
 from desi_fits_to_parquet.columns import kinds_used
 from desi_fits_to_parquet.config import ConfigError, check_config
+from desi_fits_to_parquet.discover import probe_archive
 from desi_fits_to_parquet.lock import RunningElsewhere, hold_lock
 from desi_fits_to_parquet.report_files import PAGES, TABLES
 from desi_fits_to_parquet.tile import PROGRAMS, SURVEYS, Tile
@@ -71,8 +73,11 @@ def all_markers(wildcards):
 
 
 onstart:
-    # not Snakemake's own lock, which outlives a killed run and would have to be removed by hand
+    # Not Snakemake's own lock, which outlives a killed run and would have to be removed by hand.
+    # What keeps a run from beginning ends it here in one line, not as a failed job.
     try:
         hold_lock(f"{RESULTS}/.lock")
-    except RunningElsewhere as error:
-        raise WorkflowError(str(error)) from None
+        if any(job.rule.name == "discover_tiles" for job in workflow.dag.needrun_jobs()):
+            probe_archive(config["archive"])
+    except (RunningElsewhere, ArchiveUnreachable) as error:
+        sys.exit(f"Stopped before the first job: {error}")
