@@ -1,0 +1,549 @@
+# ruff: noqa: N818  (exceptions are named for what happened to an object)
+"""Reading objects of the archive: ranges and whole objects; unsigned, checked, patient, polite.
+
+A `Link` is what one process has to the archive. All its requests go through `Link.fetch` or
+`Link.save`: they carry the ETag of the listing (If-Match), are checked against what was asked for,
+tried again after a random and growing pause, and are bounded in number and in speed.
+
+Threads, not asyncio: for 1,000 ranges of 11 kB obstore takes 0.15 s of CPU from 32 threads and
+0.28 s from 32 coroutines, and parsers that read on demand (FITS headers, HDF5) need no bridge.
+"""
+
+import hashlib
+import logging
+import re
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import obstore
+from obstore.exceptions import BaseError, PreconditionError
+from obstore.store import S3Store
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_random_exponential,
+)
+from tenacity.nap import sleep_using_event
+
+from desi_fits_to_parquet.plan import Cost
+from desi_fits_to_parquet.tile import FILE_KINDS, Tile
+from desi_fits_to_parquet.tiles_csv import Source, Sources
+
+log = logging.getLogger(__name__)
+
+PART_BYTES = 4 << 20
+"""Whole objects are read in parts of this size, so that a failure costs one part."""
+
+PARTS_IN_FLIGHT = 8
+"""Parts of one object on their way at once: 32 MiB of memory, enough for 3 Gbit/s over 0.1 s."""
+
+SLOWEST_BYTES_PER_S = 10_000
+"""A request that is slower than this is given up; a stalled one much earlier, by the timeout."""
+
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 30.0
+
+Item = TypeVar("Item")
+
+Fault = Literal["changed", "missing", "whole", "throttled", "broken"]
+
+
+class ArchiveUnreachable(Exception):
+    """The archive does not answer, or is not there; the message is one line with its address."""
+
+
+class SourceChanged(Exception):
+    """The object is no longer the one that was listed."""
+
+
+class SourceMissing(Exception):
+    """The object that was listed is not there."""
+
+
+class RangeIgnored(Exception):
+    """The server answers a request for a range with the whole object."""
+
+
+class Unreachable(Exception):
+    """A request failed as often as it may; the message says where and how."""
+
+
+class Stopped(Exception):
+    """The link was closed while the request was waiting."""
+
+
+class _Broken(Exception):
+    """A try failed in a way that may pass."""
+
+
+def archive_address(archive: Mapping[str, Any]) -> str:
+    """URL of the archive's bucket, for messages.
+
+    Parameters
+    ----------
+    archive
+        Section `archive` of the configuration: `bucket`, `region`, `endpoint`.
+    """
+    if archive["endpoint"]:
+        return f"{archive['endpoint'].rstrip('/')}/{archive['bucket']}"
+    return f"https://{archive['bucket']}.s3.{archive['region']}.amazonaws.com"
+
+
+def tile_prefix(archive: Mapping[str, Any], tile: Tile) -> str:
+    """Folder of a tile in the bucket, with a slash at its end."""
+    return f"{archive['prefix']}/healpix/{tile.folder}/"
+
+
+def sort_by_kind(tile: Tile, objects: Iterable[Source]) -> Sources:
+    """Say which of the objects in a tile's folder is which of its files; others are left out."""
+    names = {tile.file_name(kind): kind for kind in FILE_KINDS if kind != "sha256sum"}
+    lists = re.compile(rf"redux_[A-Za-z0-9.-]+_healpix_{tile.survey}_{tile.program}_"
+                       rf"{tile.healpix // 100}_{tile.healpix}\.sha256sum")  # fmt: skip
+    sources: Sources = {}
+    for source in objects:
+        name = source["key"].rpartition("/")[2]
+        kind = names.get(name) or ("sha256sum" if lists.fullmatch(name) else None)
+        if kind:
+            sources[kind] = source
+    return sources
+
+
+def classify_error(error: Exception) -> Fault:
+    """Say what an error of obstore means.
+
+    obstore has few types of errors, so the text decides where the type does not (0.9 to 0.12;
+    `tests/test_archive.py` holds each of them on real sockets).
+
+    Returns
+    -------
+    str
+        `changed`: the object is another one (412, or 416: shorter than the range). `missing`: 404.
+        `whole`: a range was asked for, status 200 came. `throttled`: 429, 503 or SlowDown.
+        `broken`: anything else, such as a lost connection, a timeout, a short body.
+    """
+    if isinstance(error, PreconditionError):
+        return "changed"
+    if isinstance(error, FileNotFoundError):
+        return "missing"
+    text = str(error)
+    if "status code: 416" in text:
+        return "changed"
+    if "non-partial response" in text:
+        return "whole"
+    if re.search(r"status code: (429|503)|SlowDown|TooManyRequests", text):
+        return "throttled"
+    return "broken"
+
+
+def describe_error(error: Exception) -> str:
+    """Return the telling part of an error in one line of at most 200 characters."""
+    text = str(error)
+    for sign, words in (
+        ("dns error", "the name of the server cannot be resolved"),
+        ("Connection refused", "connection refused"),
+        ("Connection reset", "connection reset"),
+        ("TimedOut", "no answer in time"),
+        ("kind: Interrupted", "the connection ended within the answer"),
+    ):
+        if sign in text:
+            return words
+    return (text.strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+class Window:
+    """How many requests may be in flight, adapted to what the service bears.
+
+    Halved when it is overloaded, but once for all requests that were on their way then; one more
+    for each window of successes (additive increase, multiplicative decrease, as TCP does).
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.size = float(most)
+        self._flying = 0
+        self._halved = 0.0
+        self._free = threading.Condition()
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Wait until one more request may go, and count it while the block runs."""
+        with self._free:
+            while self._flying >= max(int(self.size), 1):
+                self._free.wait()
+            self._flying += 1
+        try:
+            yield
+        finally:
+            with self._free:
+                self._flying -= 1
+                self._free.notify()
+
+    def succeeded(self) -> None:
+        """Count a success."""
+        if self.size < self.most:
+            with self._free:
+                self.size = min(self.size + 1 / self.size, self.most)
+                self._free.notify()
+
+    def overloaded(self, started: float) -> None:
+        """Halve, unless that was done after the request started (`time.monotonic()`)."""
+        with self._free:
+            if started > self._halved:
+                self.size = max(self.size / 2, 1.0)
+                self._halved = time.monotonic()
+
+
+class TokenBucket:
+    """A limit of speed: each request waits until the ones before it are paid for."""
+
+    def __init__(self, bytes_per_s: float) -> None:
+        self._rate = bytes_per_s
+        self._paid_until = 0.0
+        self._lock = threading.Lock()
+
+    def take(self, amount: int) -> None:
+        """Wait until `amount` bytes may be asked for."""
+        with self._lock:
+            now = time.monotonic()
+            pause = max(self._paid_until - now, 0.0)
+            self._paid_until = now + pause + amount / self._rate
+        if pause:
+            time.sleep(pause)
+
+
+class Link:
+    """The requests of one process to the archive. Use it as a context manager.
+
+    Parameters
+    ----------
+    archive
+        Section `archive` of the configuration.
+    transfer
+        Section `transfer` of the configuration.
+
+    Attributes
+    ----------
+    requests, retries, throttled
+        Requests sent, those that repeat a failed one, answers 503 or 429.
+    received
+        Bytes of all bodies, also of those that were refused, by the object's key.
+    ranges_ignored
+        Set by the caller once the server was seen to ignore ranges: objects then come whole.
+    """
+
+    def __init__(self, archive: Mapping[str, Any], transfer: Mapping[str, Any]) -> None:
+        self.address = archive_address(archive)
+        self.requests = self.retries = self.throttled = 0
+        self.received: Counter[str] = Counter()
+        self.ranges_ignored = False
+        self._archive = archive
+        self._attempts = int(transfer["attempts"])
+        self._timeout_s = float(transfer["timeout_s"])
+        share = int(transfer["max_connections"]) // int(transfer["downloads"])
+        self.window = Window(max(min(int(transfer["connections"]), share), 1))
+        limit = transfer["limit_mb_s"]
+        self._bucket = TokenBucket(limit * 1e6) if limit else None
+        self._store = self._open_store(PART_BYTES)
+        self._latency_s = float("inf")
+        self._configured = Cost(
+            latency_s=float(transfer["latency_s"]),
+            bytes_per_s=float(transfer["bandwidth_mb_s"]) * 1e6 / int(transfer["downloads"]),
+            connections=self.window.most,
+        )
+        self._seconds_per_byte: float | None = None
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._pool = ThreadPoolExecutor(self.window.most, "fetch")
+        self._retrying = Retrying(
+            retry=retry_if_exception_type(_Broken),
+            stop=stop_after_attempt(self._attempts),
+            wait=wait_random_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S),
+            sleep=sleep_using_event(self._closed),
+            before_sleep=self._count_retry,
+            reraise=True,
+        )
+
+    def __enter__(self) -> "Link":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    # ------------------------------------------------------------------------------ requests
+
+    def fetch(self, source: Source, start: int, stop: int) -> memoryview:
+        """Fetch the bytes from `start` to before `stop` of an object.
+
+        Raises
+        ------
+        SourceChanged, SourceMissing, RangeIgnored
+            See there.
+        Unreachable
+            After `transfer.attempts` failures.
+        """
+        if start == stop:
+            return memoryview(b"")
+        ignored = 0
+
+        def attempt() -> memoryview:
+            nonlocal ignored
+            options: obstore.GetOptions = {"range": (start, stop), "if_match": _quoted(source)}
+            with self._request(stop - start) as begun:
+                try:
+                    result = obstore.get(self._store, source["key"], options=options)
+                    waited = time.monotonic() - begun
+                    data = memoryview(result.bytes())
+                except (BaseError, OSError) as error:
+                    fault = self._judge(error, source, begun)
+                    ignored += fault == "whole"
+                    if ignored > 1:  # once may be a proxy's page in place of the answer
+                        raise RangeIgnored(source["key"]) from error
+                    raise _Broken(describe_error(error)) from error
+                self._count_received(source, len(data))
+                meta = result.meta
+                if meta["size"] != source["size"] or _bare(meta["e_tag"]) not in (
+                    "",
+                    source["etag"],
+                ):
+                    raise SourceChanged(source["key"])
+                if len(data) != stop - start:
+                    raise _Broken(f"{len(data)} bytes came in place of {stop - start}")
+            self._latency_s = min(self._latency_s, waited)
+            self.window.succeeded()
+            return data
+
+        return self._retry(source, attempt)
+
+    def fetch_each(
+        self,
+        items: Iterable[Item],
+        locate: Callable[[Item], tuple[Source, int, int]],
+        use: Callable[[Item, memoryview], None],
+    ) -> None:
+        """Fetch many ranges at once and hand each to `use`, one after the other, in any order.
+
+        The first error ends it and is raised; `use` is not called any more after that.
+        """
+        ended = False
+        turn = threading.Lock()
+
+        def work(item: Item) -> None:
+            data = self.fetch(*locate(item))
+            with turn:
+                if not ended:
+                    use(item, data)
+
+        futures = [self._pool.submit(work, item) for item in items]
+        try:
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+        finally:
+            with turn:
+                ended = True
+            for future in futures:
+                future.cancel()
+
+    def parts(self, source: Source) -> Iterator[tuple[int, memoryview]]:
+        """Read an object from its beginning to its end: pairs of offset and bytes, in order."""
+        pending: deque[tuple[int, Future[memoryview]]] = deque()
+        try:
+            for start in range(0, source["size"], PART_BYTES):
+                stop = min(start + PART_BYTES, source["size"])
+                pending.append((start, self._pool.submit(self.fetch, source, start, stop)))
+                if len(pending) == PARTS_IN_FLIGHT:
+                    offset, future = pending.popleft()
+                    yield offset, future.result()
+            while pending:
+                offset, future = pending.popleft()
+                yield offset, future.result()
+        finally:
+            for _, future in pending:
+                future.cancel()
+
+    def save(self, source: Source, path: Path, algorithm: str = "sha256") -> str:
+        """Write an object into a file and return its checksum, in constant memory.
+
+        Parameters
+        ----------
+        source
+            The object.
+        path
+            File to write; the caller names and renames it.
+        algorithm
+            Of `hashlib`.
+
+        Raises
+        ------
+        SourceChanged, SourceMissing, RangeIgnored, Unreachable
+            As `fetch`.
+        """
+        begun = time.monotonic()
+        if source["size"] <= PART_BYTES or self.ranges_ignored:
+            digest = self._retry(source, lambda: self._save_whole(source, path, algorithm))
+        else:
+            checksum = hashlib.new(algorithm)
+            with path.open("wb") as stream:
+                for _, data in self.parts(source):
+                    stream.write(data)
+                    checksum.update(data)
+            digest = checksum.hexdigest()
+        if source["size"] >= 1 << 20:
+            spent = time.monotonic() - begun - min(self._latency_s, self._configured.latency_s)
+            self._seconds_per_byte = max(spent, 1e-3) / source["size"]
+        return digest
+
+    def _save_whole(self, source: Source, path: Path, algorithm: str) -> str:
+        """Fetch an object in one request, without a range."""
+        checksum = hashlib.new(algorithm)
+        size = 0
+        store = self._store if source["size"] <= PART_BYTES else self._open_store(source["size"])
+        with self._request(source["size"]) as begun, path.open("wb") as stream:
+            if source["size"]:
+                try:
+                    result = obstore.get(
+                        store, source["key"], options={"if_match": _quoted(source)}
+                    )
+                    self._latency_s = min(self._latency_s, time.monotonic() - begun)
+                    meta = result.meta
+                    if meta["size"] != source["size"] or _bare(meta["e_tag"]) != source["etag"]:
+                        raise _Broken(
+                            f"the answer is not the listed object: {meta['size']} bytes with ETag "
+                            f"{meta['e_tag']}, listed {source['size']} with {source['etag']}"
+                        )
+                    for chunk in result.stream(min_chunk_size=1 << 20):
+                        size += len(chunk)
+                        self._count_received(source, len(chunk))
+                        if size <= source["size"]:
+                            stream.write(chunk)
+                            checksum.update(chunk)
+                except (BaseError, FileNotFoundError) as error:
+                    self._judge(error, source, begun)
+                    raise _Broken(describe_error(error)) from error
+            if size != source["size"]:
+                raise _Broken(f"{size} bytes came in place of {source['size']}")
+        self.window.succeeded()
+        return checksum.hexdigest()
+
+    def list_tile(self, tile: Tile) -> Sources:
+        """List the folder of a tile anew.
+
+        Raises
+        ------
+        Unreachable
+            After `transfer.attempts` failures.
+        """
+        prefix = tile_prefix(self._archive, tile)
+
+        def attempt() -> list[Source]:
+            with self._request(0) as begun:
+                try:
+                    return [
+                        Source(key=entry["path"], size=entry["size"], etag=_bare(entry["e_tag"]))
+                        for chunk in obstore.list(self._store, prefix, chunk_size=1000)
+                        for entry in chunk
+                    ]
+                except (BaseError, OSError) as error:
+                    self._judge(error, None, begun)
+                    raise _Broken(describe_error(error)) from error
+
+        return sort_by_kind(tile, self._retry(prefix, attempt))
+
+    def cost(self) -> Cost:
+        """Give the cost model as the requests so far have shaped it.
+
+        Latency is the shortest wait seen for an answer. Seconds per byte are the mean of the
+        configured share of the link and what the last large file took, so that a moment without
+        other tiles on the link does not make this one greedy.
+        """
+        configured = self._configured
+        latency = self._latency_s if self._latency_s < float("inf") else configured.latency_s
+        seconds = 1 / configured.bytes_per_s
+        if self._seconds_per_byte is not None:
+            seconds = (seconds + self._seconds_per_byte) / 2
+        return Cost(latency, 1 / seconds, max(int(self.window.size), 1))
+
+    # ------------------------------------------------------------------------------- details
+
+    @contextmanager
+    def _request(self, amount: int) -> Iterator[float]:
+        """Count a request, wait for its turn, and give the moment when it starts."""
+        if self._bucket:
+            self._bucket.take(amount)
+        with self.window.request():
+            if self._closed.is_set():
+                raise Stopped
+            with self._lock:
+                self.requests += 1
+            yield time.monotonic()
+
+    def _judge(self, error: Exception, source: Source | None, begun: float) -> Fault:
+        """Raise where trying again cannot help, else adapt to the failure and name it."""
+        fault = classify_error(error)
+        if source is not None and fault == "changed":
+            raise SourceChanged(source["key"]) from error
+        if source is not None and fault == "missing":
+            raise SourceMissing(source["key"]) from error
+        if fault in ("throttled", "broken"):
+            self.window.overloaded(begun)
+        with self._lock:
+            self.throttled += fault == "throttled"
+        return fault
+
+    def _retry(self, what: Source | str, attempt: Callable[[], Item]) -> Item:
+        try:
+            return self._retrying(attempt)
+        except _Broken as error:
+            key = what if isinstance(what, str) else what["key"]
+            raise Unreachable(
+                f"{key} could not be read from {self.address}: {self._attempts} tries failed, "
+                f"the last with: {error}"
+            ) from error
+
+    def _count_retry(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        log.info("a request is tried again: %s", error)
+        with self._lock:
+            self.retries += 1
+
+    def _count_received(self, source: Source, amount: int) -> None:
+        with self._lock:
+            self.received[source["key"]] += amount
+
+    def _open_store(self, largest: int) -> S3Store:
+        """Open the bucket, with time for a request of that many bytes; it does not connect yet."""
+        endpoint = self._archive["endpoint"]
+        patience = timedelta(seconds=self._timeout_s)
+        return S3Store(
+            self._archive["bucket"],
+            region=self._archive["region"],
+            skip_signature=True,
+            **({"endpoint": endpoint} if endpoint else {}),
+            client_options={
+                "allow_http": True,
+                "connect_timeout": min(patience, timedelta(seconds=10)),
+                "read_timeout": patience,
+                "timeout": patience + timedelta(seconds=largest / SLOWEST_BYTES_PER_S),
+                "pool_max_idle_per_host": str(self.window.most),
+            },
+            retry_config={"max_retries": 0},
+        )
+
+
+def _quoted(source: Source) -> str:
+    return f'"{source["etag"]}"'
+
+
+def _bare(etag: str | None) -> str:
+    """Return an ETag without quotes and weakness mark, as the list of tiles holds it."""
+    return (etag or "").removeprefix("W/").strip('"')

@@ -1,0 +1,333 @@
+"""Listing the archive: which tiles there are, and the key, size and ETag of each of their files."""
+
+import hashlib
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NoReturn
+
+from desi_fits_to_parquet.archive import ArchiveUnreachable, archive_address, sort_by_kind
+from desi_fits_to_parquet.tile import N_HEALPIX, PROGRAMS, SURVEYS, Tile
+from desi_fits_to_parquet.tiles_csv import Source, Sources, read_tiles, write_tiles
+
+log = logging.getLogger(__name__)
+
+LISTERS = 16
+"""Listings in flight. More do not help: a pixel group is one page of a thousand keys."""
+
+PAGE_TRIES = 5
+"""Tries of one page, each with botocore's own retries in it, once the archive has answered."""
+
+MAX_NAMED = 10
+"""So many names stand in a warning; the rest is counted."""
+
+_ODD = re.compile(r"[^A-Za-z0-9._/+=-]|\.\.")
+
+_Listing = Callable[..., tuple[list[Source], list[str]]]
+
+
+class NothingFound(Exception):  # noqa: N818  (named for what happened)
+    """The archive answers, but holds no tile of those that are wanted."""
+
+
+def discover_tiles(
+    archive: Mapping[str, Any], tiles: Mapping[str, Any], sample: int | None, out_csv: Path
+) -> int:
+    """List the tiles of an archive into a table (see `tiles_csv`).
+
+    Parameters
+    ----------
+    archive, tiles
+        Sections of the configuration.
+    sample
+        Take only so many tiles, drawn by a hash of their names: always the same ones, and tiles
+        that come or go in the archive leave the others in the sample.
+    out_csv
+        Where to write the table.
+
+    Returns
+    -------
+    int
+        Number of tiles written.
+
+    Raises
+    ------
+    ArchiveUnreachable
+        Where the archive does not answer, or has no such bucket.
+    NothingFound
+        Where it holds no tile of those wanted.
+    ValueError
+        Where `tiles.healpix` names a file that holds something else than pixel numbers.
+    """
+    wanted = read_pixels(tiles["healpix"])
+    address = archive_address(archive)
+    root = f"{archive['prefix']}/healpix/"
+    list_folder = _open_listing(archive, address)
+    _, surveys = list_folder(root, level=True, tries=1)
+    if not surveys:
+        raise NothingFound(f"{address} has no folder {root}: see archive.bucket and archive.prefix")
+    _warn("folders of surveys that are not DESI's are left out", set(surveys) - set(SURVEYS))
+    found: dict[Tile, Sources] = {}
+    odd: list[str] = []
+    with ThreadPoolExecutor(LISTERS, "list") as pool:
+        groups = list(_find_groups(pool, list_folder, root, surveys, tiles, wanted, odd))
+        listings = pool.map(lambda group: list_folder(group)[0], groups)
+        for objects in _with_progress(listings, len(groups)):
+            folders: dict[Tile, list[Source]] = {}
+            for source in objects:
+                tile = parse_key(source["key"], root)
+                if tile is None or _ODD.search(source["etag"]):
+                    odd.append(source["key"])
+                elif wanted is None or tile.healpix in wanted:
+                    folders.setdefault(tile, []).append(source)
+            for tile, sources in folders.items():
+                found[tile] = sort_by_kind(tile, sources)
+    _warn("keys that are not those of a tile's files are left out", odd)
+    if wanted is not None:
+        there = {tile.healpix for tile in found}
+        _warn("pixels of tiles.healpix that are not in the archive", map(str, wanted - there))
+    if not found:
+        raise NothingFound(
+            f"{address} holds no tile of surveys {', '.join(tiles['surveys'])} and programs "
+            f"{', '.join(tiles['programs'])} below {root}"
+            f"{' among the pixels of tiles.healpix' if wanted is not None else ''}: see the "
+            "section tiles of the configuration"
+        )
+    chosen = sorted(found)
+    if sample is not None:
+        chosen = sorted(found, key=_lot)[:sample]
+    write_tiles(out_csv, {tile: found[tile] for tile in chosen})
+    log.info("%d tiles listed, %d taken", len(found), len(chosen))
+    return len(chosen)
+
+
+def probe_archive(archive: Mapping[str, Any]) -> None:
+    """Ask the archive for one listing, so that a run that needs it can end before it begins.
+
+    Raises
+    ------
+    ArchiveUnreachable
+        Where the archive does not answer, or has no such bucket.
+    """
+    list_folder = _open_listing(archive, archive_address(archive))
+    list_folder(f"{archive['prefix']}/healpix/", level=True, tries=1)
+
+
+def relist_tiles(archive: Mapping[str, Any], tiles_csv: Path, tiles: Iterable[Tile]) -> None:
+    """List the folders of some tiles anew and write what stands there now into the table.
+
+    Raises
+    ------
+    ArchiveUnreachable
+        Where the archive does not answer; the table is then left as it was.
+    """
+    wanted = sorted(set(tiles))
+    if not wanted:
+        return
+    list_folder = _open_listing(archive, archive_address(archive))
+    folders = [f"{archive['prefix']}/healpix/{tile.folder}/" for tile in wanted]
+    with ThreadPoolExecutor(LISTERS, "list") as pool:
+        listings = list(pool.map(lambda folder: list_folder(folder)[0], folders))
+    table = dict(read_tiles(tiles_csv))
+    for tile, objects in zip(wanted, listings, strict=True):
+        table[tile] = sort_by_kind(tile, objects)
+    write_tiles(tiles_csv, table)
+
+
+def read_pixels(healpix: Iterable[int] | str | None) -> set[int] | None:
+    """Return the wanted pixels, read from a file where a name is given; None means all.
+
+    Raises
+    ------
+    ValueError
+        Where a line of the file is no pixel number; empty lines and `#` comments are allowed.
+    """
+    if healpix is None:
+        return None
+    if not isinstance(healpix, str):
+        return set(healpix)
+    pixels = set()
+    for number, line in enumerate(Path(healpix).read_text().splitlines(), 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) >= N_HEALPIX:
+            raise ValueError(
+                f"tiles.healpix: {healpix}, line {number}: {text[:40]!r} is not a pixel number "
+                f"from 0 to {N_HEALPIX - 1}"
+            )
+        pixels.add(int(text))
+    return pixels
+
+
+def parse_key(key: str, root: str) -> Tile | None:
+    """Return the tile in whose folder a key lies, or None where it is not in the layout.
+
+    The folder's name must be the pixel number as DESI writes it, within the group of its hundred.
+    """
+    match = re.match(r"([a-z0-9]+)/([a-z]+)/([0-9]{1,3})/([0-9]{1,5})/.", key.removeprefix(root))
+    if not key.startswith(root) or match is None or _ODD.search(key):
+        return None
+    survey, program, group, pixel = match.groups()
+    healpix = int(pixel)
+    if (
+        survey not in SURVEYS
+        or program not in PROGRAMS
+        or healpix >= N_HEALPIX
+        or (group, pixel) != (str(healpix // 100), str(healpix))
+    ):
+        return None
+    return Tile(survey, program, healpix)
+
+
+def _find_groups(
+    pool: ThreadPoolExecutor,
+    list_folder: _Listing,
+    root: str,
+    surveys: list[str],
+    tiles: Mapping[str, Any],
+    wanted: set[int] | None,
+    odd: list[str],
+) -> Iterator[str]:
+    """Give the beginnings of keys to list: pixel groups such as `main/dark/100/`.
+
+    Without a list of pixels, up to eleven groups whose numbers begin alike are listed together
+    (`main/dark/10` for 10 and 100 to 109): four times fewer requests for the same keys.
+    """
+    programs = [f"{s}/{p}" for s in tiles["surveys"] if s in surveys for p in tiles["programs"]]
+    levels = pool.map(lambda program: list_folder(f"{root}{program}/", level=True), programs)
+    for program, (objects, groups) in zip(programs, levels, strict=True):
+        odd.extend(source["key"] for source in objects)
+        numbers = {group for group in groups if re.fullmatch(r"0|[1-9][0-9]{0,2}", group)}
+        odd.extend(f"{root}{program}/{group}/" for group in set(groups) - numbers)
+        if wanted is not None:
+            numbers &= {str(pixel // 100) for pixel in wanted}
+        for beginning in sorted({_beginning(n) if wanted is None else f"{n}/" for n in numbers}):
+            yield f"{root}{program}/{beginning}"
+
+
+def _beginning(group: str) -> str:
+    """Return with which text a group is listed; each key of the archive has exactly one."""
+    if group[0] not in "1234":
+        return f"{group}/" if group == "0" else group[0]
+    return group[:2] if len(group) > 1 else f"{group}/"
+
+
+def _open_listing(archive: Mapping[str, Any], address: str) -> _Listing:
+    """Return a function that lists a folder: its objects and, one level deep, its folders."""
+    import botocore.session
+    from botocore import UNSIGNED
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+    # a profile named in the environment is of no use here, and an unknown one would stop the run
+    session = botocore.session.Session(session_vars={"profile": (None, [], None, None)})
+    # nobody reads the times, and parsing them takes half the CPU of a listing
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
+    client: Any = session.create_client(
+        "s3",
+        region_name=archive["region"],
+        endpoint_url=archive["endpoint"],
+        config=Config(
+            signature_version=UNSIGNED,
+            connect_timeout=4,
+            read_timeout=20,
+            retries={"mode": "standard", "total_max_attempts": 3},
+            max_pool_connections=LISTERS,
+            s3={"addressing_style": "path" if archive["endpoint"] else "virtual"},
+        ),
+    )
+    failures = (BotoCoreError, ClientError, ResponseParserError, _NoListing)
+
+    def fetch_page(request: dict[str, Any]) -> dict[str, Any]:
+        page: dict[str, Any] = client.list_objects_v2(**request)
+        if "IsTruncated" not in page:  # a proxy's page, read as XML, gives an empty answer
+            raise _NoListing("the answer is not a listing of S3; a proxy may be in the way")
+        return page
+
+    def may_pass(error: BaseException) -> bool:
+        final = isinstance(error, ClientError) and _status(error) in (400, 403, 404)
+        return isinstance(error, failures) and not final
+
+    def list_folder(
+        prefix: str, level: bool = False, tries: int = PAGE_TRIES
+    ) -> tuple[list[Source], list[str]]:
+        objects: list[Source] = []
+        folders: list[str] = []
+        request = {"Bucket": archive["bucket"], "Prefix": prefix}
+        if level:
+            request["Delimiter"] = "/"
+        retrying = Retrying(
+            retry=retry_if_exception(may_pass),
+            stop=stop_after_attempt(tries),
+            wait=wait_random_exponential(multiplier=0.5, max=10),
+            reraise=True,
+        )
+        while True:
+            try:
+                page = retrying(fetch_page, request)
+            except failures as error:
+                _explain(error, address)
+            for entry in page.get("Contents", ()):
+                etag = entry["ETag"].removeprefix("W/").strip('"')
+                objects.append(Source(key=entry["Key"], size=entry["Size"], etag=etag))
+            for entry in page.get("CommonPrefixes", ()):
+                folders.append(entry["Prefix"].removeprefix(prefix).rstrip("/"))
+            if not page["IsTruncated"]:
+                return objects, folders
+            token = page.get("NextContinuationToken")
+            if not token or token == request.get("ContinuationToken"):
+                raise ArchiveUnreachable(f"the archive at {address} lists {prefix} without end")
+            request["ContinuationToken"] = token
+
+    return list_folder
+
+
+class _NoListing(Exception):  # noqa: N818
+    """An answer with status 200 that is no listing."""
+
+
+def _status(error: Any) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _explain(error: Exception, address: str) -> NoReturn:
+    """Raise what the user is to read: one line with address, reason and what to do."""
+    code = getattr(error, "response", {}).get("Error", {}).get("Code", "")
+    if code == "NoSuchBucket":
+        raise ArchiveUnreachable(
+            f"the archive at {address} has no such bucket: see archive.bucket"
+        ) from error
+    if code in ("AccessDenied", "403"):
+        raise ArchiveUnreachable(
+            f"the archive at {address} does not let anyone list it: see archive.bucket"
+        ) from error
+    reason = re.sub(r"\?list-type=\S*", "", " ".join(str(error).split()))[:300]
+    raise ArchiveUnreachable(
+        f"the archive could not be reached at {address}: {reason} "
+        "(see the network connection and the section archive of the configuration)"
+    ) from error
+
+
+def _with_progress(listings: Iterable[list[Source]], count: int) -> Iterable[list[Source]]:
+    """Show on a terminal how far the listing is."""
+    from tqdm import tqdm
+
+    return tqdm(listings, "listing", count, unit=" groups", disable=None)
+
+
+def _warn(what: str, names: Iterable[str]) -> None:
+    """Log a warning that names them; what is odd in a name is escaped."""
+    ordered = sorted(names)
+    if ordered:
+        more = f" and {len(ordered) - MAX_NAMED} more" if len(ordered) > MAX_NAMED else ""
+        named = ", ".join(ascii(name[:200]) for name in ordered[:MAX_NAMED])
+        log.warning("%s: %s%s", what, named, more)
+
+
+def _lot(tile: Tile) -> bytes:
+    return hashlib.sha256(f"sample {tile.name}".encode()).digest()
