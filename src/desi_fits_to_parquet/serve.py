@@ -81,7 +81,7 @@ def _serve(folder: Path, bucket: str) -> None:
     """Hold the files in memory, print the URL, serve until stdin is closed."""
     import logging
 
-    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.core.models import DEFAULT_ACCOUNT_ID
     from moto.s3.models import get_canned_acl, s3_backends
     from moto.server import ThreadedMotoServer
 

@@ -125,7 +125,7 @@ def simulate_tile(
     seed
         Seed; together with the other arguments it determines every byte.
     production
-        Name of the production, part of the checksum list's name.
+        Name of the production: SPECPROD in the headers, part of the checksum list's name.
     quasar_share
         Share of targets with SPECTYPE QSO, ZWARN 0 and OBJTYPE TGT: at least one target where it
         is above 0, none where it is 0. Tiles of six targets or more also hold a quasar with
@@ -167,7 +167,7 @@ def simulate_tile(
     own_bits = next(iter(target_bits(tile, targets, random_stream(seed, "fibermap", *tile))))
 
     coadd = folder / tile.file_name("coadd")
-    observed = _write_coadd(coadd, tile, targets, seed, mask_form)
+    observed = _write_coadd(coadd, tile, production, targets, seed, mask_form)
     if "coadd" not in kinds:  # the other files need its spectra
         coadd.unlink()
     fitted = redshifts(targets, observed.npixels, random_stream(seed, "redrock", *tile))
@@ -183,7 +183,7 @@ def simulate_tile(
         _write_tables(
             folder / tile.file_name("redrock"),
             "redrock",
-            _redrock_primary(tile),
+            _redrock_primary(tile, production),
             tile,
             {
                 "REDSHIFTS": tables["REDSHIFTS"],
@@ -204,18 +204,18 @@ def simulate_tile(
         rng = random_stream(seed, "emline", *tile)
         lines = emission_lines(targets, fitted, observed.fibermap, observed.flux_r, rng)
         path = folder / tile.file_name("emline")
-        _write_tables(path, "emline", _primary(tile), tile, {"EMLINEFIT": lines})
+        _write_tables(path, "emline", _primary(tile, production), tile, {"EMLINEFIT": lines})
     mgii, network = quasar_afterburners(
         targets, fitted, observed.fibermap, own_bits, random_stream(seed, "afterburners", *tile)
     )
     for kind, extname, values in (("qso_mgii", "MGII", mgii), ("qso_qn", "QN_RR", network)):
         if kind in kinds:
             path = folder / tile.file_name(kind)
-            _write_tables(path, kind, _primary(tile), tile, {extname: values})
+            _write_tables(path, kind, _primary(tile, production), tile, {extname: values})
     if "hpixexp" in kinds:
         (folder / tile.file_name("hpixexp")).write_text(_exposure_list(tile, targets))
     if "spectra" in kinds:
-        stand_in = pad_header(_primary(tile))
+        stand_in = pad_header(_primary(tile, production))
         (folder / tile.file_name("spectra")).write_bytes(gzip.compress(stand_in, mtime=0))
     if "sha256sum" in kinds:
         _write_checksums(folder, tile, production)
@@ -243,7 +243,7 @@ class _Part(NamedTuple):
 
 
 def _write_coadd(
-    path: Path, tile: Tile, targets: Targets, seed: int, mask_form: MaskForm
+    path: Path, tile: Tile, production: str, targets: Targets, seed: int, mask_form: MaskForm
 ) -> _Observed:
     """Simulate the spectra and write them as they come.
 
@@ -253,7 +253,8 @@ def _write_coadd(
     instrument = make_instrument()
     count = len(targets.role)
     masks = draw_masks(instrument, targets.broken, random_stream(seed, "masks", *tile))
-    heaps = _compress_masks(masks) if mask_form.startswith("compressed") else {}
+    zero = _BZERO if mask_form.endswith("unsigned") else 0
+    heaps = _compress_masks(masks, zero) if mask_form.startswith("compressed") else {}
     rng = random_stream(seed, "spectra", *tile)
     blurring = random_stream(seed, "resolution", *tile).random(count)
     brightness = {band: np.zeros(count) for band in _BANDS}
@@ -279,7 +280,7 @@ def _write_coadd(
         }
         return fibermap, exp_fibermap, encoded
 
-    parts = _coadd_parts(tile, encode_tables()[2], instrument, count, mask_form, heaps)
+    parts = _coadd_parts(tile, production, encode_tables()[2], instrument, count, zero, heaps)
     starts, size = _lay_out(parts)
     sums = dict.fromkeys(parts, 0)
     with path.open("wb") as stream:
@@ -309,8 +310,7 @@ def _write_coadd(
                 put(f"{arm}_FLUX", offset, flux.astype(">f4").tobytes())
                 put(f"{arm}_IVAR", offset, ivar.astype(">f4").tobytes())
                 if not heaps:
-                    zero = -_BZERO if mask_form == "unsigned" else 0
-                    stored = (block_masks[arm] + zero).astype(">i4")
+                    stored = (block_masks[arm] + np.int32(-zero)).astype(">i4")
                     put(f"{arm}_MASK", offset, stored.tobytes())
                 matrix = blur(instrument, arm, blurring[block])
                 put(f"{arm}_RESOLUTION", N_DIAGONALS * offset, matrix.astype(">f4").tobytes())
@@ -352,14 +352,17 @@ def _templates(
 
 def _coadd_parts(
     tile: Tile,
+    production: str,
     tables: dict[str, tuple[bytes, bytes]],
     instrument: Instrument,
     count: int,
-    mask_form: MaskForm,
+    zero: int,
     heaps: dict[str, "_Heap"],
 ) -> dict[str, _Part]:
     """Plan the 19 HDUs of a coadd in their order, by name."""
-    parts = {"PRIMARY": _Part(_primary(tile, ("INFIL000", tile.file_name("spectra"))), 0)}
+    parts = {
+        "PRIMARY": _Part(_primary(tile, production, ("INFIL000", tile.file_name("spectra"))), 0)
+    }
     for name in ("FIBERMAP", "EXP_FIBERMAP"):
         cards, rows = tables[name]
         parts[name] = _Part(cards + _table_end(tile, name), len(rows))
@@ -367,15 +370,15 @@ def _coadd_parts(
         nwave = len(instrument.wavelength[arm])
         image = (count, nwave)
         matrix = (count, N_DIAGONALS, nwave)
-        zero = (("BZERO", _BZERO), ("BSCALE", 1)) if mask_form.endswith("unsigned") else ()
+        unsigned = (("BSCALE", 1), ("BZERO", zero)) if zero else ()
         wavelength = _image(f"{arm}_WAVELENGTH", -64, (nwave,), ("BUNIT", "Angstrom"))
         parts[f"{arm}_WAVELENGTH"] = wavelength
         parts[f"{arm}_FLUX"] = _image(f"{arm}_FLUX", -32, image, ("BUNIT", _FLUX_UNIT))
         parts[f"{arm}_IVAR"] = _image(f"{arm}_IVAR", -32, image, ("BUNIT", _IVAR_UNIT))
         if heaps:
-            parts[f"{arm}_MASK"] = _compressed_image(f"{arm}_MASK", image, heaps[arm], *zero)
+            parts[f"{arm}_MASK"] = _compressed_image(f"{arm}_MASK", image, heaps[arm], *unsigned)
         else:
-            parts[f"{arm}_MASK"] = _image(f"{arm}_MASK", 32, image, *zero)
+            parts[f"{arm}_MASK"] = _image(f"{arm}_MASK", 32, image, *unsigned)
         parts[f"{arm}_RESOLUTION"] = _image(f"{arm}_RESOLUTION", -32, matrix)
     cards, rows = tables["SCORES"]
     parts["SCORES"] = _Part(cards + _table_end(tile, "SCORES"), len(rows))
@@ -410,8 +413,8 @@ def _image(name: str, bitpix: int, shape: tuple[int, ...], *more: tuple[str, Val
         *axes,
         ("PCOUNT", 0, "number of parameters"),
         ("GCOUNT", 1, "number of groups"),
-        *((key, value, "") for key, value in more),
         ("EXTNAME", name, "extension name"),
+        *((key, value, "") for key, value in more),
     ]
     size = abs(bitpix) // 8 * int(np.prod(shape))
     return _Part(b"".join(format_card(*card) for card in cards), size)
@@ -424,11 +427,14 @@ class _Heap(NamedTuple):
     longest: int
 
 
-def _compress_masks(masks: dict[str, Masks]) -> dict[str, _Heap]:
-    """Compress each row of the masks, GZIP_1 of the FITS standard (10.4.2)."""
+def _compress_masks(masks: dict[str, Masks], zero: int) -> dict[str, _Heap]:
+    """Compress each row of the masks, GZIP_1 of the FITS standard (10.4.2), less their BZERO."""
     heaps = {}
     for arm, mask in masks.items():
-        tiles = [gzip.compress(row.astype(">i4").tobytes(), 6, mtime=0) for row in mask]
+        tiles = [
+            gzip.compress((row + np.int32(-zero)).astype(">i4").tobytes(), 6, mtime=0)
+            for row in mask
+        ]
         lengths = np.array([len(tile) for tile in tiles])
         descriptors = np.stack([lengths, np.cumsum(lengths) - lengths], axis=1).astype(">i4")
         heaps[arm] = _Heap(descriptors.tobytes() + b"".join(tiles), int(lengths.max()))
@@ -466,19 +472,19 @@ def _compressed_image(
 # ------------------------------------------------------------------------------- other files
 
 
-def _primary(tile: Tile, *more: tuple[str, Value]) -> bytes:
+def _primary(tile: Tile, production: str, *more: tuple[str, Value]) -> bytes:
     """Cards of the PRIMARY HDU of coadd, emline and the quasar files."""
     cards: list[tuple[str, Value, str]] = [
         ("SIMPLE", True, "conforms to FITS standard"),
         ("BITPIX", 8, "array data type"),
         ("NAXIS", 0, "number of array dimensions"),
         ("EXTEND", True, ""),
-        *((key, value, "") for key, value in (*_tile_keys(tile), *more, *_versions())),
+        *((key, value, "") for key, value in (*_tile_keys(tile), *more, *_versions(production))),
     ]
     return b"".join(format_card(*card) for card in cards)
 
 
-def _redrock_primary(tile: Tile) -> bytes:
+def _redrock_primary(tile: Tile, production: str) -> bytes:
     templates: list[tuple[str, Value]] = [("RRVER", "0.17.9")]
     for i, name in enumerate(TEMPLATES):
         kind, _, subtype = name.partition(":::")
@@ -486,7 +492,7 @@ def _redrock_primary(tile: Tile) -> bytes:
         file = f"rrtemplate-{kind}-{subtype or 'None'}-v{version}.fits"
         templates += [(f"TEMNAM{i:02d}", name), (f"TEMVER{i:02d}", version)]
         templates.append((f"TEMFIL{i:02d}", file))
-    return _primary(tile, *templates)
+    return _primary(tile, production, *templates)
 
 
 def _tile_keys(tile: Tile) -> list[tuple[str, Value]]:
@@ -502,7 +508,7 @@ def _tile_keys(tile: Tile) -> list[tuple[str, Value]]:
     ]
 
 
-def _versions() -> list[tuple[str, Value]]:
+def _versions(production: str) -> list[tuple[str, Value]]:
     """DEPNAMnn and DEPVERnn: pipeline versions as DR1 lists them, one long enough to continue."""
     names = {
         "python": "3.10.8",
@@ -511,7 +517,7 @@ def _versions() -> list[tuple[str, Value]]:
         "desispec": "0.57.0",
         "desitarget": "2.5.0",
         "redrock": "0.17.9",
-        "SPECPROD": "iron",
+        "SPECPROD": production,
         "DESI_SPECTRO_CALIB": "/simulated/desi_spectro_calib/0.4.0/with/a/path/so/long/that/its/"
         "card/goes/on",
     }
@@ -659,6 +665,17 @@ def _write_checksums(folder: Path, tile: Tile, production: str) -> None:
 # --------------------------------------------------------------------------- the demo's archive
 
 
+_OPTIONAL_KINDS = ("emline", "rrdetails")
+
+_DEMO_FAULTS = {
+    10005: "redrock is missing",
+    10006: "coadd is missing",
+    10008: "coadd does not match its checksum",
+    10009: "coadd is truncated",
+}
+"""Pixels of main/dark in the demo's archive that cannot be converted."""
+
+
 def simulate_demo_archive(
     folder: Path, seed: int = 1, prefix: str = DEMO_PREFIX
 ) -> dict[Tile, str]:
@@ -668,7 +685,8 @@ def simulate_demo_archive(
     10001 to 10003 vary the files' form (MASK unsigned, MASK compressed, newer redrock); 10004
     holds no quasar; 10005 lacks redrock, 10006 coadd, 10007 emline and rrdetails; in 10008 a
     bit of the coadd's FIBERMAP is flipped after its checksum was listed; 10009's coadd is cut off
-    in the middle; in 10010 the rows of redrock and coadd are in different order.
+    in the middle; in 10010 the rows of redrock and coadd are in different order. `mend_demo_tile`
+    repairs a tile.
 
     Parameters
     ----------
@@ -684,55 +702,67 @@ def simulate_demo_archive(
     dict of Tile to str
         The outcome that a run with the default selection (quasars) must give each tile.
     """
-    production = prefix.rsplit("/", 1)[-1]
-    special: dict[int, dict[str, Any]] = {
+    expected = {}
+    for tile in _demo_plan():
+        done = mend_demo_tile(folder, tile, seed, prefix)
+        expected[tile] = "converted" if done.n_quasars else "no_targets"
+        fault = _DEMO_FAULTS.get(tile.healpix) if tile[:2] == ("main", "dark") else None
+        if fault == "redrock is missing":
+            (done.folder / tile.file_name("redrock")).unlink()
+        elif fault == "coadd is missing":
+            (done.folder / tile.file_name("coadd")).unlink()
+        elif fault == "coadd is truncated":
+            truncate(done.folder / tile.file_name("coadd"))
+        elif fault:
+            flip_bit(done.folder / tile.file_name("coadd"))
+        if fault:
+            expected[tile] = "missing_source" if "missing" in fault else "corrupt_source"
+    return expected
+
+
+def mend_demo_tile(folder: Path, tile: Tile, seed: int = 1, prefix: str = DEMO_PREFIX) -> Simulated:
+    """Write a tile of the demo's archive without its fault; see `simulate_demo_archive`."""
+    return simulate_tile(
+        tile,
+        folder / prefix / "healpix" / tile.folder,
+        seed=seed,
+        production=prefix.rsplit("/", 1)[-1],
+        exposures_per_target=2,
+        scan_step=50,
+        **_demo_plan()[tile],
+    )
+
+
+def _demo_plan() -> dict[Tile, dict[str, Any]]:
+    """Arguments of `simulate_tile` for each tile of the demo's archive."""
+    without = tuple(kind for kind in DEFAULT_KINDS if kind not in _OPTIONAL_KINDS)
+    dark: dict[int, dict[str, Any]] = {
         10001: {"mask_form": "unsigned"},
         10002: {"mask_form": "compressed"},
         10003: {"redrock_columns": "newer"},
         10004: {"quasar_share": 0.0},
-        10005: {"kinds": _without("redrock")},
-        10006: {"kinds": _without("coadd")},
-        10007: {"kinds": _without("emline", "rrdetails")},
+        10007: {"kinds": without},
         10010: {"shuffle_redrock": True},
     }
-    rare: dict[str, Any] = {"quasar_share": 0.0}
-    plan: dict[Tile, dict[str, Any]] = {
-        Tile("main", "dark", pixel): special.get(pixel, {})
-        for pixel in (5, *range(10000, 10013), 27247)
+    plan: dict[Tile, dict[str, Any]] = {}
+    for pixel in (5, *range(10000, 10013), 27247):
+        plan[Tile("main", "dark", pixel)] = dark.get(pixel, {})
+    for pixel in range(10000, 10006):  # quasars are rare among the bright targets
+        plan[Tile("main", "bright", pixel)] = {"quasar_share": 0.0 if pixel % 2 else 0.02}
+    for pixel in (10000, 10256, 10257, 10258, 10259):
+        plan[Tile("sv3", "dark", pixel)] = {"quasar_share": 0.0} if pixel == 10258 else {}
+    return {
+        tile: {"n_targets": 12 + i * 5 % 9, "quasar_share": 0.2} | options
+        for i, (tile, options) in enumerate(plan.items())
     }
-    plan |= {
-        Tile("main", "bright", pixel): rare if pixel % 2 else {"quasar_share": 0.02}
-        for pixel in range(10000, 10006)
-    }
-    plan |= {
-        Tile("sv3", "dark", pixel): rare if pixel == 10258 else {}
-        for pixel in (10000, 10256, 10257, 10258, 10259)
-    }
-    expected = {}
-    for i, (tile, options) in enumerate(plan.items()):
-        here = folder / prefix / "healpix" / tile.folder
-        options = {"quasar_share": 0.2, "exposures_per_target": 2, "scan_step": 50} | options
-        done = simulate_tile(tile, here, 12 + i * 5 % 9, seed, production=production, **options)
-        expected[tile] = "converted" if done.n_quasars else "no_targets"
-    for pixel in (10005, 10006):
-        expected[Tile("main", "dark", pixel)] = "missing_source"
-    for pixel, damage in ((10008, flip_bit), (10009, truncate)):
-        tile = Tile("main", "dark", pixel)
-        damage(folder / prefix / "healpix" / tile.folder / tile.file_name("coadd"))
-        expected[tile] = "corrupt_source"
-    return expected
-
-
-def _without(*kinds: str) -> tuple[str, ...]:
-    return tuple(kind for kind in DEFAULT_KINDS if kind not in kinds)
 
 
 def flip_bit(coadd: Path) -> None:
-    """Flip a bit in a coadd's FIBERMAP: its DATASUM is wrong and so is the file's sha256."""
+    """Flip a bit of a flux in a coadd's FIBERMAP: only DATASUM and the file's sha256 tell."""
     with open_fits(coadd) as fits:
         hdu = fits.hdus["FIBERMAP"]
     with coadd.open("r+b") as stream:
-        stream.seek(hdu.data_start + hdu.data_size // 2)
+        stream.seek(hdu.data_start + 100)  # FLUX_IVAR_Z of the first row
         byte = stream.read(1)[0]
         stream.seek(-1, 1)
         stream.write(bytes([byte ^ 0x10]))

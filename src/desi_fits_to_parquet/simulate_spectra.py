@@ -162,7 +162,7 @@ def make_instrument() -> Instrument:
     return Instrument(
         joint=np.round(3600.0 + STEP * np.arange(N_JOINT), 1),
         wavelength=wavelength,
-        depth={arm: np.interp(wavelength[arm], *zip(*_DEPTH[arm], strict=True)) for arm in ARMS},
+        depth={arm: np.interp(wavelength[arm], *np.array(_DEPTH[arm]).T) for arm in ARMS},
         sky={arm: _sky_lines(wavelength[arm]) for arm in ARMS},
         resolution={arm: (_resolution(arm, 0.0), _resolution(arm, 0.12)) for arm in ARMS},
         start={arm: round((_ARM_RANGE[arm][0] - 3600.0) / STEP) for arm in ARMS},
@@ -183,7 +183,8 @@ def _resolution(arm: str, extra: float) -> Array32:
     width = {"B": 0.85, "R": 0.81, "Z": 0.93}[arm] + extra + 0.06 * np.linspace(-1, 1, count) ** 2
     offset = np.arange(N_DIAGONALS)[:, None] - N_DIAGONALS // 2
     profile = np.exp(-0.5 * (offset / width) ** 2)
-    return (profile / profile.sum(axis=0)).astype(np.float32)
+    normed: Array32 = (profile / profile.sum(axis=0)).astype(np.float32)
+    return normed
 
 
 # -------------------------------------------------------------------------------- templates
@@ -240,7 +241,8 @@ def star_spectrum(joint: Array, z: float, temperature: float) -> Array:
         balmer = centre in (4102.9, 4341.7, 4862.7, 6564.6)
         depth = 0.5 if balmer == (temperature > 7000) else 0.12
         flux *= 1 - depth * np.exp(-0.5 * ((rest - centre) / 7) ** 2)
-    return flux / flux.max()
+    peak: float = flux.max()
+    return flux / peak
 
 
 def _line(rest: Array, centre: float, equivalent_width: float, velocity: float) -> Array:
@@ -359,7 +361,7 @@ def expose(
         lost |= rng.random(mask.shape, np.float32) < 3e-4
         flux[lost] = 0
         ivar[lost] = 0
-        exposed[arm] = Exposed(flux, ivar)
+        exposed[arm] = Exposed(flux.astype(np.float32), ivar.astype(np.float32))
     return exposed
 
 

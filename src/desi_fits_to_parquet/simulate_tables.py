@@ -93,9 +93,8 @@ class Targets(NamedTuple):
     @property
     def exptime(self) -> npt.NDArray[np.float64]:
         """Summed exposure time, s."""
-        return np.bincount(
-            self.exposure_row, self.exposures["EXPTIME"][self.exposure], len(self.role)
-        )
+        seconds = self.exposures["EXPTIME"][self.exposure]
+        return np.bincount(self.exposure_row, seconds, len(self.role)).astype(np.float64)
 
 
 def random_stream(seed: int, *names: str | int) -> np.random.Generator:
@@ -333,7 +332,8 @@ def fibermaps(
     own = bits[next(iter(bits))]
 
     def mean(values: Array) -> Array:
-        return np.bincount(row, values, count) / visits
+        summed: Array = np.bincount(row, values, count)
+        return summed / visits
 
     def spread(values: Array) -> Array:
         return np.sqrt(np.maximum(mean(values**2) - mean(values) ** 2, 0))
@@ -637,7 +637,8 @@ def encode_table(
         Where a column has no values.
     """
     columns = list(columns)
-    fields, forms = [], []
+    fields: list[Any] = []
+    forms: list[str] = []
     for column in columns:
         match = re.fullmatch(r"(\w+?)(?:\[(\d+)\])?", column.type)
         if match is None:
