@@ -1,0 +1,80 @@
+"""How the record is written to Parquet: encodings, row groups, statistics.
+
+The choices were measured; the figures are in docs/data-model.md.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from desi_fits_to_parquet.schema import Field, arrow_schema
+
+ROW_GROUP = 64
+"""Targets in a row group, which is also what the fusion holds in memory at once."""
+
+ZSTD_LEVEL = 3
+
+_PAGE_BYTES = 1 << 20
+
+_STATISTICS = ("targetid", "z", "zwarn", "deltachi2", "target_ra", "target_dec", "qso_maskbits")
+"""Fields that readers filter on: they get minimum and maximum by row group and page."""
+
+
+def open_writer(
+    path: Path, fields: Sequence[Field], metadata: Mapping[str, str]
+) -> pq.ParquetWriter:
+    """Open a Parquet file for the record.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+    fields
+        Fields of the record; the batches to be written have them in this order.
+    metadata
+        Key-value metadata of the file.
+
+    Returns
+    -------
+    pyarrow.parquet.ParquetWriter
+        To be closed by the caller.
+    """
+    schema = arrow_schema(fields, metadata)
+    leaves = [_leaves(field.name, field.type) for field in fields]
+    encodings: dict[str, str] = {}
+    dictionaries: list[str] = []
+    for field, paths in zip(fields, leaves, strict=True):
+        quantity = field.name.rpartition("_")[2]
+        for leaf, kind in paths:
+            if quantity in ("flux", "ivar") and pa.types.is_list(field.type):
+                encodings[leaf] = "BYTE_STREAM_SPLIT"
+            elif pa.types.is_string(kind) or quantity in ("wavelength", "mask"):
+                dictionaries.append(leaf)
+            else:
+                encodings[leaf] = "PLAIN"
+    filtered = [f.name for f in fields if f.name in _STATISTICS]
+    return pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        compression_level=ZSTD_LEVEL,
+        use_dictionary=dictionaries,
+        column_encoding=encodings,
+        write_statistics=filtered,
+        write_page_index=True,
+        data_page_size=_PAGE_BYTES,
+        sorting_columns=[pq.SortingColumn(schema.get_field_index("targetid"))],
+        bloom_filter_options={"targetid": {"ndv": ROW_GROUP, "fpp": 0.01}},
+    )
+
+
+def _leaves(path: str, kind: pa.DataType) -> list[tuple[str, Any]]:
+    """Return the Parquet columns of a field: their paths and types."""
+    if pa.types.is_list(kind):
+        return _leaves(f"{path}.list.element", kind.value_type)
+    if pa.types.is_struct(kind):
+        return [leaf for member in kind for leaf in _leaves(f"{path}.{member.name}", member.type)]
+    return [(path, kind)]

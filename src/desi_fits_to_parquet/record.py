@@ -1,0 +1,287 @@
+"""The record's fields other than spectra: read from a tile's tables, matched by TARGETID.
+
+Fields of a file, a target or an optional column that is not there are null.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from desi_fits_to_parquet.columns import load_columns
+from desi_fits_to_parquet.fits import Fits, open_fits, read_table, table_columns
+from desi_fits_to_parquet.outcomes import BadTile
+from desi_fits_to_parquet.schema import Field, fits_type, scans_type
+from desi_fits_to_parquet.selection import Selection, check_unique, match_rows
+from desi_fits_to_parquet.tile import REQUIRED_KINDS, Tile
+
+if TYPE_CHECKING:
+    import h5py
+
+
+def read_tables(
+    tile: Tile,
+    folder: Path,
+    coadd: Fits | None,
+    selection: Selection,
+    fields: Sequence[Field],
+    preset: str | None,
+) -> dict[str, pa.Array]:
+    """Read the fields that come from tables, for all selected targets.
+
+    Parameters
+    ----------
+    tile
+        The tile.
+    folder
+        Where its files lie.
+    coadd
+        The opened coadd; None where nothing is selected and it was not fetched.
+    selection
+        The targets, in the order of the record.
+    fields
+        The fields of the record; those that this function does not know are passed over.
+    preset
+        `selection.preset`: with `desi_qso`, `z` and `zerr` are those of the selection.
+
+    Returns
+    -------
+    dict of str to pyarrow.Array
+        By field name, each of length n_selected.
+
+    Raises
+    ------
+    BadTile
+        `corrupt_source` where a table lacks a required column or target, or repeats a target.
+    """
+    n = len(selection.targetid)
+    arrays: dict[str, pa.Array] = {
+        "survey": pa.array([tile.survey] * n, pa.string()),
+        "program": pa.array([tile.program] * n, pa.string()),
+        "healpix": pa.array(np.full(n, tile.healpix, np.int32)),
+    }
+    by_table: dict[tuple[str, str], list[Field]] = {}
+    for field in fields:
+        if field.source:
+            by_table.setdefault(field.source[:2], []).append(field)
+    for (kind, extname), wanted in by_table.items():
+        path = folder / tile.file_name(kind)
+        if kind == "coadd":
+            if coadd is None:
+                arrays |= _nulls(wanted, n)
+            else:
+                arrays |= _read_fields(coadd, kind, extname, wanted, selection)
+        elif kind in REQUIRED_KINDS or path.exists():
+            with open_fits(path) as fits:
+                arrays |= _read_fields(fits, kind, extname, wanted, selection)
+        else:
+            arrays |= _nulls(wanted, n)
+    if preset == "desi_qso":
+        arrays |= {
+            "z_rr": arrays["z"],
+            "zerr_rr": arrays["zerr"],
+            "z": pa.array(selection.z),
+            "zerr": pa.array(selection.zerr),
+            "qso_maskbits": pa.array(selection.qso_maskbits),
+        }
+    return arrays
+
+
+def _nulls(fields: Sequence[Field], n: int) -> dict[str, pa.Array]:
+    return {field.name: pa.nulls(n, field.type) for field in fields}
+
+
+def _read_fields(
+    fits: Fits, kind: str, extname: str, fields: Sequence[Field], selection: Selection
+) -> dict[str, pa.Array]:
+    there = table_columns(fits, extname)
+    optional = {c.name for c in load_columns(kind, extname) if not c.required}
+    names = [f.source[2] for f in fields if f.source]
+    missing = [name for name in names if name not in there and name in optional]
+    present = [name for name in names if name not in missing]
+    table = read_table(fits, extname, dict.fromkeys(["TARGETID", *present]))
+    targetid = table["TARGETID"].astype(np.int64)
+    check_unique(targetid, f"HDU {extname}", fits.source)
+    rows = match_rows(selection.targetid, targetid)
+    absent = rows < 0
+    if kind in REQUIRED_KINDS and absent.any():
+        raise BadTile(
+            "corrupt_source",
+            f"{fits.source}: HDU {extname} lacks TARGETID {selection.targetid[absent][0]}, "
+            "which is in redrock's REDSHIFTS",
+        )
+    arrays = {}
+    for field, name in zip(fields, names, strict=True):
+        if name in missing or not len(targetid):
+            arrays[field.name] = pa.nulls(len(rows), field.type)
+        else:
+            where = f"{fits.source}: HDU {extname}, column {name}"
+            arrays[field.name] = to_arrow(field.type, table[name][rows], absent, where)
+    return arrays
+
+
+def to_arrow(
+    kind: pa.DataType, values: npt.NDArray[Any], absent: npt.NDArray[np.bool_], where: str
+) -> pa.Array:
+    """Convert a column to the type that the schema declares, null where `absent`.
+
+    Parameters
+    ----------
+    kind
+        A type of the schema.
+    values
+        Shape (n,), or (n, length) for lists; bytes for strings. Newer files use narrower types,
+        which widen; wider ones are taken where no value changes.
+    absent
+        bool, shape (n,).
+    where
+        File, HDU and column, for messages.
+
+    Raises
+    ------
+    BadTile
+        `corrupt_source` where values do not fit the declared type.
+    """
+    mask = absent if absent.any() else None
+    if pa.types.is_string(kind):
+        if values.dtype.kind != "S":
+            raise BadTile("corrupt_source", f"{where} holds {values.dtype}, not text")
+        return pa.array([v.decode("latin-1") for v in values.tolist()], kind, mask=mask)
+    if pa.types.is_list(kind):
+        flat = np.atleast_2d(values) if values.ndim == 2 else values[:, np.newaxis]
+        element = pa.array(_converted(kind.value_type.to_pandas_dtype(), flat.ravel(), where))
+        offsets = pa.array(np.arange(len(flat) + 1, dtype=np.int32) * flat.shape[1])
+        none = pa.array(mask) if mask is not None else None
+        return pa.ListArray.from_arrays(offsets, element, type=kind, mask=none)
+    if values.ndim != 1:
+        raise BadTile("corrupt_source", f"{where} holds {values.shape[1]} values a row, not one")
+    return pa.array(_converted(kind.to_pandas_dtype(), values, where), mask=mask)
+
+
+def _converted(dtype: Any, values: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:
+    wanted = np.dtype(dtype)
+    if values.dtype == wanted:
+        return values
+    if values.dtype.kind not in "biuf":
+        raise BadTile("corrupt_source", f"{where} holds {values.dtype}, not {wanted}")
+    with np.errstate(invalid="ignore", over="ignore"):
+        converted = values.astype(wanted)
+        same = np.array_equal(converted, values, equal_nan=wanted.kind == "f")
+    # float64 for a declared float32 loses digits only, which no range check should refuse
+    if not same and not (wanted.kind == "f" and values.dtype.kind == "f"):
+        raise BadTile("corrupt_source", f"{where} holds values that do not fit {wanted}")
+    return converted
+
+
+@contextmanager
+def open_details(path: Path) -> Iterator["h5py.File | None"]:
+    """Open a tile's rrdetails file; None where it is not there, `corrupt_source` where broken."""
+    if not path.exists():
+        yield None
+        return
+    import h5py
+
+    with _hdf5_errors(path.name):
+        details = h5py.File(path, "r")
+    with details:
+        yield details
+
+
+@contextmanager
+def _hdf5_errors(file: str) -> Iterator[None]:
+    """Turn what h5py raises for a broken file into `corrupt_source`.
+
+    It raises all of these for a file that is cut short or no HDF5, depending on where it breaks.
+    """
+    try:
+        yield
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise BadTile(
+            "corrupt_source", f"{file}: not a readable HDF5 file of redrock ({error})"
+        ) from error
+
+
+def read_best_fits(details: "h5py.File | None", targetid: npt.NDArray[np.int64]) -> pa.Array:
+    """Read redrock's best fits of some targets, each target's in increasing order of chi2.
+
+    Returns
+    -------
+    pyarrow.Array
+        Of the type `schema.fits_type()`; null where a target has no fits.
+    """
+    kind = fits_type()
+    if details is None:
+        return pa.nulls(len(targetid), kind)
+    names = [kind.value_type.field(i).name for i in range(kind.value_type.num_fields)]
+    tables = []
+    with _hdf5_errors(Path(details.filename).name):
+        known = [f"zfit/{target}/zfit" in details for target in targetid.tolist()]
+        for target, there in zip(targetid.tolist(), known, strict=True):
+            if there:
+                fits = details[f"zfit/{target}/zfit"].fields(names)[()]
+                tables.append(fits[np.argsort(fits["chi2"], kind="stable")])
+    lengths = np.zeros(len(targetid), np.int64)
+    lengths[known] = [len(table) for table in tables]
+    members = []
+    for i, name in enumerate(names):
+        member = kind.value_type.field(i).type
+        parts = [table[name] for table in tables]
+        values = np.concatenate(parts) if parts else np.zeros(0, "S1")
+        if pa.types.is_string(member):
+            members.append(pa.array([v.decode("latin-1") for v in values.tolist()], member))
+        else:
+            members.append(pa.array(values.astype(member.to_pandas_dtype())))
+    structs = pa.StructArray.from_arrays(members, fields=list(kind.value_type))
+    return _lists(kind, lengths, structs, known)
+
+
+def read_scans(details: "h5py.File | None", targetid: npt.NDArray[np.int64]) -> pa.Array:
+    """Read redrock's chi2 against redshift, by template, of some targets.
+
+    Returns
+    -------
+    pyarrow.Array
+        Of the type `schema.scans_type()`; null where a target is not in the file.
+    """
+    kind = scans_type()
+    if details is None:
+        return pa.nulls(len(targetid), kind)
+    with _hdf5_errors(Path(details.filename).name):
+        rows = match_rows(targetid, details["targetids"][()].astype(np.int64))
+        known = rows >= 0
+        order = np.unique(rows[known])  # h5py wants increasing rows
+        place = np.searchsorted(order, rows[known])
+        scans: list[list[dict[str, Any]]] = [[] for _ in place]
+        for template in sorted(details["zscan"]):
+            group = details["zscan"][template]
+            redshift = group["redshifts"][()]
+            chi2, penalty = group["zchi2"][order], group["penalty"][order]
+            for scan, row in zip(scans, place, strict=True):
+                scan.append(
+                    {
+                        "template": template,
+                        "redshift": redshift,
+                        "chi2": chi2[row],
+                        "penalty": penalty[row],
+                    }
+                )
+    found = iter(scans)
+    return pa.array([next(found) if there else None for there in known], kind)
+
+
+def _lists(
+    kind: pa.DataType, lengths: npt.NDArray[np.int64], values: pa.Array, known: Sequence[bool]
+) -> pa.Array:
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    none = None if all(known) else pa.array([not there for there in known])
+    return pa.ListArray.from_arrays(pa.array(offsets), values, type=kind, mask=none)
+
+
+def spectrum_lists(kind: pa.DataType, values: npt.NDArray[Any]) -> pa.Array:
+    """Return a 2-d array as a list array, one row a target, without copying it."""
+    offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.ravel()), type=kind)
