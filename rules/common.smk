@@ -32,7 +32,7 @@ try:
         )
     )
 except ConfigError as error:
-    raise WorkflowError(str(error)) from None
+    sys.exit(str(error))
 
 RESULTS = config["results"].rstrip("/")
 TILE = "{survey}/{program}/{healpix}"

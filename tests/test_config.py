@@ -67,6 +67,29 @@ def test_empty_configuration_gets_every_default_and_stays_unchanged():
             assert set(settings[section]) == set(part["properties"])
 
 
+def test_text_from_the_command_line_is_read_as_the_number_flag_or_null_that_it_stands_for():
+    settings = check_config(
+        {
+            "sample": "40",
+            "tiles": {"healpix": ["100", "7"]},
+            "selection": {"zwarn": "off", "z": ["1.5", "4"], "preset": "null"},
+            "transfer": {"attempts": "2", "limit_mb_s": "null"},
+            "columns": {"scores": "true"},
+            "archive": {"bucket": "123"},
+        },
+        SCHEMA,
+    )
+    assert settings["sample"] == 40
+    assert settings["tiles"]["healpix"] == [100, 7]
+    assert settings["selection"]["zwarn"] is False
+    assert settings["selection"]["z"] == [1.5, 4]
+    assert settings["selection"]["preset"] is None
+    assert settings["transfer"]["attempts"] == 2
+    assert settings["transfer"]["limit_mb_s"] is None
+    assert settings["columns"]["scores"] is True
+    assert settings["archive"]["bucket"] == "123"
+
+
 def test_every_setting_says_what_it_is_and_has_a_default_that_it_allows():
     for section, part in SCHEMA["properties"].items():
         for key, setting in part.get("properties", {section: part}).items():

@@ -71,6 +71,10 @@ def _merge(low: dict[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_defaults(value: Any, schema: Mapping[str, Any]) -> Any:
+    if isinstance(value, list):
+        return [_with_defaults(item, schema.get("items", {})) for item in value]
+    if isinstance(value, str):
+        return _typed(value, schema)
     if not isinstance(value, Mapping):
         return deepcopy(value)
     filled = {str(key): item for key, item in value.items()}
@@ -80,6 +84,23 @@ def _with_defaults(value: Any, schema: Mapping[str, Any]) -> Any:
             given = {}
         filled[key] = _with_defaults(given, part)
     return filled
+
+
+def _typed(text: str, schema: Mapping[str, Any]) -> Any:
+    """Read a number, flag or null that came as text where the setting is no text.
+
+    Snakemake gives `--config transfer='{attempts: 2}'` on as the text `2`.
+    """
+    import yaml
+
+    forms = [schema, *schema.get("anyOf", ())]
+    if any(text in form.get("enum", ()) or "string" in form.get("type", ()) for form in forms):
+        return text
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return text if isinstance(value, Mapping | list) else value
 
 
 def _problem(error: Any, schema: Mapping[str, Any]) -> str:

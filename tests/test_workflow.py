@@ -1,0 +1,387 @@
+"""The workflow as its users run it: Snakemake in a process, over an S3 service on loopback."""
+
+import hashlib
+import http.server
+import json
+import os
+import shutil
+import signal
+import socketserver
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import REPOSITORY
+
+from desi_fits_to_parquet.outcomes import OUTCOMES
+from desi_fits_to_parquet.repair import find_damaged, marker_path, marker_tile, parquet_folder
+from desi_fits_to_parquet.repair import read_markers as markers_of
+from desi_fits_to_parquet.serve import put_object, serve_archive
+from desi_fits_to_parquet.simulate import flip_bit, simulate_tile, truncate
+from desi_fits_to_parquet.tile import Tile
+
+PREFIX = "dr1/spectro/redux/iron"
+BUCKET = "desidata"
+CORES = 2
+
+PLAIN = Tile("main", "dark", 100)
+SAME_PIXEL = Tile("sv3", "dark", 100)
+SHUFFLED = Tile("main", "dark", 101)
+EMPTY = Tile("main", "dark", 102)
+NO_COADD = Tile("main", "dark", 103)
+FLIPPED = Tile("main", "dark", 104)
+CUT = Tile("main", "dark", 105)
+BLOCKED = Tile("main", "dark", 106)
+SPOILED = Tile("main", "dark", 107)
+
+EXPECTED = {
+    PLAIN: "converted",
+    SAME_PIXEL: "converted",
+    SHUFFLED: "converted",
+    EMPTY: "no_targets",
+    NO_COADD: "missing_source",
+    FLIPPED: "corrupt_source",
+    CUT: "corrupt_source",
+    BLOCKED: "unreachable",
+    SPOILED: "invalid_output",
+}
+
+
+def folder_of(archive: Path, tile: Tile) -> Path:
+    return archive / PREFIX / "healpix" / tile.folder
+
+
+def write_tile(archive: Path, tile: Tile, **options: Any) -> None:
+    options = {"quasar_share": 0.4, "exposures_per_target": 1, "scan_step": 100} | options
+    simulate_tile(tile, folder_of(archive, tile), 6, **options)
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("archive")
+    for tile in EXPECTED:
+        write_tile(root, tile, quasar_share=0.0 if tile == EMPTY else 0.4,
+                   shuffle_redrock=tile == SHUFFLED)  # fmt: skip
+    (folder_of(root, NO_COADD) / NO_COADD.file_name("coadd")).unlink()
+    flip_bit(folder_of(root, FLIPPED) / FLIPPED.file_name("coadd"))
+    truncate(folder_of(root, CUT) / CUT.file_name("coadd"))
+    return root
+
+
+class _Blocker(http.server.BaseHTTPRequestHandler):
+    """Passes requests on to the S3 service, but answers SlowDown for the keys of one tile."""
+
+    upstream = ""
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        if f"/{BLOCKED.healpix}/" in self.path and "list-type" not in self.path:
+            self.answer(503, {}, b"<Error><Code>SlowDown</Code></Error>")
+            return
+        passed = {k: v for k, v in self.headers.items() if k.lower() in ("range", "if-match")}
+        request = urllib.request.Request(self.upstream + self.path, headers=passed)
+        try:
+            with urllib.request.urlopen(request) as response:
+                self.answer(response.status, dict(response.headers), response.read())
+        except urllib.error.HTTPError as error:
+            self.answer(error.code, {}, error.read())
+
+    def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response(status)
+        for key in ("ETag", "Last-Modified", "Content-Range", "Content-Type"):
+            if key in headers:
+                self.send_header(key, headers[key])
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
+    daemon_threads = True
+
+
+@contextmanager
+def blocking(endpoint: str) -> Iterator[str]:
+    handler = type("Blocker", (_Blocker,), {"upstream": endpoint})
+    with _Server(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class Work(NamedTuple):
+    """A checkout with its results, and how to run Snakemake in it."""
+
+    folder: Path
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results"
+
+    def command(self, endpoint: str, *arguments: str, config: str = "") -> list[str]:
+        return [
+            sys.executable, "-m", "snakemake", "--cores", str(CORES), *arguments, "--config",
+            f"archive={{endpoint: '{endpoint}'}}", "tiles={surveys: [main, sv3]}",
+            "transfer={attempts: 2, timeout_s: 20}", *filter(None, [config]),
+        ]  # fmt: skip
+
+    def run(self, endpoint: str, *arguments: str, config: str = "", code: int = 0) -> str:
+        done = subprocess.run(
+            self.command(endpoint, *arguments, config=config), cwd=self.folder, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=280, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stdout
+        return done.stdout
+
+    def markers(self) -> dict[Tile, dict[str, Any]]:
+        return {marker_tile(marker): marker for marker in markers_of(self.results)}
+
+    def parquet(self) -> dict[str, str]:
+        """Checksums of all Parquet by their path."""
+        return {
+            str(path.relative_to(self.results)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(self.results.rglob("*.parquet"))
+            if "report" not in path.parts
+        }
+
+    def leftovers(self) -> list[Path]:
+        """Temporary files and FITS, of which a finished run leaves none."""
+        return [
+            path
+            for pattern in ("*.part", "fits/**/*", "fused/**/*")
+            for path in self.results.rglob(pattern)
+            if path.is_file()
+        ]
+
+
+def checkout(folder: Path) -> Work:
+    for name in ("Snakefile", "rules", "scripts", "config", "profiles", "report", "envs", "src"):
+        source = REPOSITORY / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / name)
+    return Work(folder)
+
+
+class Finished(NamedTuple):
+    work: Work
+    endpoint: str
+    most_fits: int
+
+
+@contextmanager
+def counting(count: Callable[[], int]) -> Iterator[list[int]]:
+    """Sample a number as often as possible until the block ends."""
+    seen: list[int] = [0]
+    ended = threading.Event()
+
+    def sample() -> None:
+        while not ended.wait(0.01):
+            seen.append(count())
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    yield seen
+    ended.set()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def finished(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+    """Results of a run with every outcome; tests work on copies of it."""
+    work = checkout(tmp_path_factory.mktemp("finished"))
+    fits = work.results / "fits"
+    with serve_archive(archive, BUCKET) as service, blocking(service) as endpoint:
+        # a Parquet that is spoiled between fusing and validating
+        work.run(endpoint, "--until", "discover_tiles")
+        spoiled = parquet_folder(Path("results"), SPOILED)
+        work.run(endpoint, "--notemp", str(spoiled))
+        file = work.folder / spoiled / f"{SPOILED.name}.parquet"
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 0xFF
+        file.write_bytes(data)
+        with counting(lambda: len([p for p in fits.glob("*/*/*") if p.is_dir()])) as most:
+            work.run(endpoint)
+        yield Finished(work, service, max(most))
+
+
+@pytest.fixture
+def work(finished: Finished, tmp_path: Path) -> Work:
+    """A copy of the finished run to do something to, with its clock times kept."""
+    folder = tmp_path / "work"
+    shutil.copytree(finished.work.folder, folder, symlinks=True)
+    return Work(folder)
+
+
+def test_every_tile_ends_in_the_outcome_that_its_files_deserve(finished: Finished):
+    markers = finished.work.markers()
+    assert {tile: marker["outcome"] for tile, marker in markers.items()} == EXPECTED
+    for tile, marker in markers.items():
+        failed = marker["outcome"] not in ("converted", "no_targets")
+        assert bool(marker["reason"]) == failed
+        files = list(parquet_folder(finished.work.results, tile).glob("*.parquet"))
+        assert [file.name for file in files] == ([] if failed else [f"{tile.name}.parquet"])
+        if not failed:
+            assert pq.read_metadata(files[0]).num_rows == marker["n_rows"]
+    assert NO_COADD.file_name("coadd") in markers[NO_COADD]["reason"]
+    assert FLIPPED.file_name("coadd") in markers[FLIPPED]["reason"]
+    assert finished.work.leftovers() == []
+
+
+def test_one_pixel_number_in_two_surveys_is_two_tiles(finished: Finished):
+    rows = [
+        pq.read_table(parquet_folder(finished.work.results, tile), columns=["survey", "targetid"])
+        for tile in (PLAIN, SAME_PIXEL)
+    ]
+    assert [table["survey"][0].as_py() for table in rows] == ["main", "sv3"]
+
+
+def test_totals_of_the_report_are_the_sums_over_the_markers(finished: Finished):
+    results = finished.work.results
+    summary = json.loads((results / "report/summary.json").read_text())
+    markers = finished.work.markers().values()
+    for key in ("bytes_archive", "bytes_fetched", "bytes_parquet", "requests", "n_rows"):
+        assert summary[key] == sum(marker[key] or 0 for marker in markers), key
+    assert summary["outcomes"] == {
+        outcome: sum(marker["outcome"] == outcome for marker in markers) for outcome in OUTCOMES
+    }
+    tiles = pq.read_table(results / "report/tiles.parquet").to_pylist()
+    assert {Tile(t["survey"], t["program"], t["healpix"]): t["outcome"] for t in tiles} == EXPECTED
+
+
+def test_no_more_fits_lie_on_disk_than_two_tiles_a_core(finished: Finished):
+    # one more was put there before the run: the tile that was to be spoiled
+    assert 1 <= finished.most_fits <= 2 * CORES + 1
+
+
+def test_second_run_has_nothing_to_do_and_the_report_is_built(work: Work, finished: Finished):
+    assert "Nothing to be done" in work.run(finished.endpoint)
+    work.run(finished.endpoint, "--report", "report.html")
+    html = (work.folder / "report.html").read_text()
+    assert "reduction" in html
+    assert "outcomes" in html
+
+
+def test_results_hold_no_path_of_this_machine(finished: Finished):
+    machine = str(finished.work.folder).encode()
+    for path in finished.work.results.rglob("*"):
+        if path.is_file():
+            assert machine not in path.read_bytes(), path
+
+
+def test_verify_names_damaged_parquet_and_the_next_run_makes_it_again(
+    work: Work, finished: Finished
+):
+    before = work.parquet()
+    assert "every Parquet is as its marker says" in work.run(finished.endpoint, "verify")
+    folder = parquet_folder(work.results, PLAIN)
+    shutil.rmtree(folder)
+    flipped = parquet_folder(work.results, SHUFFLED) / f"{SHUFFLED.name}.parquet"
+    data = bytearray(flipped.read_bytes())
+    data[100] ^= 1
+    flipped.write_bytes(data)
+    text = work.run(finished.endpoint, "verify")
+    assert f"{PLAIN.name}.parquet is missing" in text
+    assert f"{SHUFFLED.name}.parquet was altered" in text
+    assert EMPTY.name not in text
+    kept = marker_path(work.results, EMPTY).stat().st_mtime_ns
+    work.run(finished.endpoint)
+    assert work.parquet() == before
+    assert marker_path(work.results, EMPTY).stat().st_mtime_ns == kept
+    assert find_damaged(work.results, progress=False) == []
+
+
+def test_retry_failed_does_the_failed_tiles_again_and_only_those(
+    work: Work, archive: Path, tmp_path: Path
+):
+    mended = tmp_path / "mended"
+    shutil.copytree(archive, mended)
+    with serve_archive(mended, BUCKET) as endpoint:
+        for tile in (NO_COADD, FLIPPED, CUT):
+            write_tile(tmp_path / "again", tile)
+            path = folder_of(tmp_path / "again", tile) / tile.file_name("coadd")
+            put_object(endpoint, BUCKET, f"{PREFIX}/healpix/{tile.folder}/{path.name}", path)
+        done = {
+            tile: marker_path(work.results, tile).stat().st_mtime_ns
+            for tile, outcome in EXPECTED.items()
+            if outcome in ("converted", "no_targets")
+        }
+        assert "5 tiles cleared" in work.run(endpoint, "retry_failed")
+        work.run(endpoint)
+    outcomes = {tile: marker["outcome"] for tile, marker in work.markers().items()}
+    assert outcomes == {t: "no_targets" if t == EMPTY else "converted" for t in EXPECTED}
+    for tile, changed in done.items():
+        assert marker_path(work.results, tile).stat().st_mtime_ns == changed, tile
+
+
+def test_only_the_tile_that_changed_in_the_archive_is_done_again(
+    work: Work, archive: Path, tmp_path: Path
+):
+    changed = tmp_path / "changed"
+    shutil.copytree(archive, changed)
+    write_tile(changed, PLAIN, seed=7)
+    before = {tile: marker["finished"] for tile, marker in work.markers().items()}
+    with serve_archive(changed, BUCKET) as service, blocking(service) as endpoint:
+        work.run(endpoint, "--forcerun", "discover_tiles")
+    after = {tile: marker["finished"] for tile, marker in work.markers().items()}
+    assert {tile for tile in after if after[tile] != before[tile]} == {PLAIN}
+
+
+def test_killed_run_is_resumed_by_the_same_command_to_the_same_bytes(
+    finished: Finished, tmp_path: Path
+):
+    work = checkout(tmp_path)
+    good = [PLAIN, SAME_PIXEL, SHUFFLED, EMPTY]
+    pixels = "tiles={surveys: [main, sv3], healpix: [100, 101, 102]}"
+    command = work.command(finished.endpoint, config=pixels)
+    with subprocess.Popen(
+        command, cwd=work.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        first = threading.Event()
+        while not first.wait(0.01):
+            if process.poll() is not None or list(work.results.glob("validated/*/*/*.json")):
+                break
+        assert process.poll() is None, "the run ended before it could be killed"
+        os.killpg(process.pid, signal.SIGKILL)
+    assert len(work.markers()) < len(good)
+    work.run(finished.endpoint, config=pixels)
+    expected = finished.work.parquet()
+    assert work.parquet() == {
+        path: digest
+        for path, digest in expected.items()
+        if any(path.endswith(f"/{tile.name}.parquet") for tile in good)
+    }
+    assert work.leftovers() == []
+
+
+def test_wrong_setting_ends_the_run_before_any_job(tmp_path: Path):
+    work = checkout(tmp_path)
+    text = work.run("http://127.0.0.1:9", config="selection={zwarm: 0}", code=1)
+    assert "unknown key selection.zwarm. Did you mean selection.zwarn?" in text
+    assert "Traceback" not in text
+    assert not work.results.exists()
+
+
+def test_archive_that_does_not_answer_ends_the_run_in_one_line_with_its_address(tmp_path: Path):
+    work = checkout(tmp_path)
+    with socketserver.TCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler) as unused:
+        endpoint = f"http://127.0.0.1:{unused.server_address[1]}"
+    text = work.run(endpoint, code=1)
+    last = text.strip().splitlines()[-1]
+    assert last.startswith("Stopped before the first job: the archive could not be reached")
+    assert endpoint in last
+    assert "Traceback" not in text
+    assert "discover_tiles" in work.run(endpoint, "--dry-run")
