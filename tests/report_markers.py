@@ -7,6 +7,7 @@ import numpy as np
 
 from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES, OUTCOMES
 from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.tiles_csv import write_tiles
 
 SETTINGS: dict[str, Any] = {
     "results": "results",
@@ -75,11 +76,10 @@ def write_run(folder, n_tiles=0, outcomes=tuple(OUTCOMES), markers=None):
             for i in range(n_tiles)
         ]
     markers = sorted(markers, key=lambda m: (m["survey"], m["program"], m["healpix"]))
-    lines = ["survey,program,healpix,coadd_key,coadd_size,coadd_etag"]
+    tiles = [Tile(m["survey"], m["program"], m["healpix"]) for m in markers]
+    write_tiles(folder / "tiles.csv", {tile: {} for tile in tiles})
     for m in markers:
-        lines.append(f"{m['survey']},{m['program']},{m['healpix']},,,")
         path = folder / "validated" / m["survey"] / m["program"] / f"{m['healpix']}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(m))
-    (folder / "tiles.csv").write_text("\n".join(lines) + "\n")
     return markers

@@ -18,9 +18,9 @@ from desi_fits_to_parquet.report_files import PAGES, TABLES
 from desi_fits_to_parquet.report_landing import landing_text
 from desi_fits_to_parquet.report_tables import (
     SUMMED,
-    read_tile_list,
 )
 from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.tiles_csv import read_tiles
 
 REPO = Path(__file__).parents[1]
 SCHEMA = json.loads(files("desi_fits_to_parquet").joinpath("summary.schema.json").read_text())
@@ -61,7 +61,7 @@ def test_every_discovered_tile_has_exactly_one_row(run):
     stated = [
         tuple(row.values()) for row in table.select(["survey", "program", "healpix"]).to_pylist()
     ]
-    assert stated == [tuple(tile) for tile in read_tile_list(folder / "tiles.csv")]
+    assert stated == [tuple(tile) for tile in read_tiles(folder / "tiles.csv")]
     assert len(stated) == len(markers)
 
 
@@ -187,14 +187,6 @@ def test_a_marker_that_lacks_a_figure_is_refused(tmp_path):
         build(tmp_path)
     path.write_text("{")
     with pytest.raises(ValueError, match=r"4\.json: not valid JSON"):
-        build(tmp_path)
-
-
-def test_a_tile_listed_twice_is_refused(tmp_path):
-    write_run(tmp_path, 2)
-    path = tmp_path / "tiles.csv"
-    path.write_text(path.read_text() + path.read_text().splitlines()[1] + "\n")
-    with pytest.raises(ValueError, match="listed more than once"):
         build(tmp_path)
 
 

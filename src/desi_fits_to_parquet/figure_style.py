@@ -9,9 +9,9 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .files import atomic_path
+from desi_fits_to_parquet.files import atomic_path
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {  # matplotlib types the keys as a list of literals
     "font.family": "DejaVu Sans",  # shipped with matplotlib: the same on every machine
     "font.size": 10,
     "axes.titlesize": 11,

@@ -1,15 +1,18 @@
 """Figures of the report that need only the tiles' table and the summary."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .figure_style import (
+from desi_fits_to_parquet.figure_style import (
     BLUE,
     GREY,
+    ORANGE,
     OUTCOME_STYLE,
     SKY,
     byte_unit,
@@ -17,7 +20,18 @@ from .figure_style import (
     new_figure,
     say_nothing_to_show,
 )
-from .outcomes import OUTCOMES
+from desi_fits_to_parquet.outcomes import OUTCOMES
+
+CAUSES = {
+    "hdus": "HDUs not read",
+    "rows": "rows not selected",
+    "wavelength": "wavelength range",
+    "rounding": "rounding",
+    "encoding": "encoding",
+}
+"""What `bytes_causes` of a marker calls the causes of the reduction, in words."""
+
+STAGES = (("download", "-", BLUE), ("fuse", "--", ORANGE), ("validate", ":", "0.1"))
 
 
 def draw_reduction(tiles: pd.DataFrame, summary: dict[str, Any]) -> Figure:
@@ -141,4 +155,227 @@ def draw_outcomes(tiles: pd.DataFrame, summary: dict[str, Any]) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter("{x:,g}")
         axes.grid(visible=False, axis="y")
+    return figure
+
+
+def draw_waterfall(summary: dict[str, Any], explained: Mapping[str, int]) -> Figure:
+    """Draw how the bytes in the archive become the bytes of the Parquet, cause by cause.
+
+    Parameters
+    ----------
+    summary
+        The run's totals.
+    explained
+        `bytes_archive` and `bytes_parquet` of those tiles whose markers state causes.
+    """
+    figure = new_figure(10.5, 4.2)
+    axes = figure.subplots()
+    causes = summary["bytes_causes"]
+    if not causes or not explained["bytes_parquet"]:
+        say_nothing_to_show(axes, "no tile states the causes of its reduction")
+        return figure
+    steps = waterfall_steps(causes, explained)
+    scale, unit = byte_unit(explained["bytes_archive"])
+    # the axis is logarithmic: what a cause saves of the rest stays visible, however little is left
+    for position, (_, before, after) in enumerate(steps):
+        whole = before == after
+        low, high = (None, before) if whole else sorted((before, after))
+        bottom = explained["bytes_parquet"] / 2 if low is None else low
+        axes.bar(
+            position,
+            (high - bottom) / scale,
+            bottom=bottom / scale,
+            color=GREY if position == 0 else BLUE if whole else SKY if after < before else ORANGE,
+            hatch="" if whole else "//" if after < before else "xx",
+            width=0.7,
+        )
+        if whole:
+            text = format_bytes(before)
+        else:
+            sign = "-" if after < before else "+"
+            share = 100 * (1 - after / before)
+            text = f"{sign}{format_bytes(abs(before - after))}\n({share:.1f} % of the rest)"
+            axes.plot([position - 1, position], [before / scale] * 2, color="0.1", linewidth=0.8)
+        axes.annotate(
+            text,
+            (position, high / scale),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=9,
+        )
+    axes.set_yscale("log")
+    axes.set_ylim(explained["bytes_parquet"] / 2 / scale, explained["bytes_archive"] * 3 / scale)
+    axes.yaxis.set_major_formatter("{x:,g}")
+    axes.set_ylabel(f"bytes of these tiles ({unit}, logarithmic)")
+    axes.set_xticks(range(len(steps)), [label for label, _, _ in steps])
+    axes.grid(visible=False, axis="x")
+    axes.set_title(f"{explained['tiles']:,} tiles whose markers state the causes")
+    return figure
+
+
+def waterfall_steps(
+    causes: Mapping[str, int], explained: Mapping[str, int]
+) -> list[tuple[str, int, int]]:
+    """Give label, bytes before and bytes after of each step; equal ones stand for a total.
+
+    What the causes leave unexplained is a step of its own, so the last step is the Parquet's true
+    size.
+    """
+    left = explained["bytes_archive"]
+    steps = [("in the archive", left, left)]
+    for cause in sorted(causes, key=lambda name: [*CAUSES, name].index(name)):
+        steps.append((CAUSES.get(cause, cause), left, left - causes[cause]))
+        left -= causes[cause]
+    written = explained["bytes_parquet"]
+    if left != written:
+        steps.append(("not explained", left, written))
+    return [*steps, ("Parquet", written, written)]
+
+
+def draw_speed(tiles: pd.DataFrame) -> Figure:
+    """Draw MB/s, tiles an hour, and retries and refusals, over the time of the run."""
+    figure = new_figure(10.5, 7)
+    upper, middle, lower = figure.subplots(3, 1, sharex=True)
+    done = tiles[tiles.finished.notna()]
+    if done.empty:
+        for axes in (upper, middle, lower):
+            say_nothing_to_show(axes, "no finished tile")
+        return figure
+    seconds = done.seconds_download + done.seconds_fuse + done.seconds_validate
+    start = float((done.finished - seconds).min())
+    elapsed = done.finished - start
+    span = max(float(elapsed.max()), 1.0)
+    unit, unit_seconds = next(
+        u for u in (("days", 86400), ("hours", 3600), ("minutes", 60), ("s", 1)) if span >= 2 * u[1]
+    ) if span >= 2 else ("s", 1)  # fmt: skip
+    n_bins = int(np.clip(2 * np.sqrt(len(done)), 10, 96))
+    edges = np.linspace(0, span, n_bins + 1)
+    width = edges[1]
+
+    def draw(axes: Axes, column: "pd.Series[Any]", label: str, **style: Any) -> float:
+        rate = np.histogram(elapsed, edges, weights=column.to_numpy(float))[0] / width
+        axes.stairs(rate, edges / unit_seconds, label=label, **style)
+        return float(column.sum() / span)
+
+    mean = draw(upper, done.bytes_fetched / 1e6, "fetched", color=BLUE, fill=True, alpha=0.75)
+    upper.axhline(mean, color="0.1", linestyle="--", label=f"mean of the run, {mean:,.1f} MB/s")
+    upper.set_ylabel("fetched (MB/s)")
+    one = pd.Series(3600.0, index=done.index)
+    mean = draw(middle, one, "finished", color=SKY, fill=True)
+    middle.axhline(mean, color="0.1", linestyle="--", label=f"mean of the run, {mean:,.0f} an hour")
+    middle.set_ylabel("finished tiles (1/hour)")
+    for name, linestyle, colour, words in (
+        ("retries", "-", BLUE, "requests sent again"),
+        ("throttled", ":", "0.1", "answers 429 or 503"),
+    ):
+        column = done[name].astype(float)
+        draw(
+            lower,
+            column * 3600,
+            f"{words} ({column.sum():,.0f})",
+            color=colour,
+            linestyle=linestyle,
+            linewidth=1.4,
+        )
+    lower.set_ylabel("retries (1/hour)")
+    lower.set_xlabel(f"time since the first tile began ({unit})")
+    for axes in (upper, middle, lower):
+        axes.set_ylim(0, 1.3 * (axes.dataLim.ymax or 1))
+        axes.legend(loc="upper right", ncols=2)
+        axes.yaxis.set_major_formatter("{x:,g}")
+    upper.set_title(
+        f"{len(done):,} tiles; each counts at the time when it was finished"
+        f" (bins of {width:,.0f} s)"
+    )
+    return figure
+
+
+def draw_stages(tiles: pd.DataFrame) -> Figure:
+    """Draw how long a tile takes in each stage, and where the time of all tiles went."""
+    figure = new_figure(10.5, 3.8)
+    distribution, totals = figure.subplots(1, 2, width_ratios=(1.6, 1))
+    seconds = {stage: tiles[f"seconds_{stage}"].to_numpy(float) for stage, _, _ in STAGES}
+    positive = np.concatenate([values[values > 0] for values in seconds.values()])
+    if not positive.size:
+        say_nothing_to_show(distribution, "no tile took any time")
+        say_nothing_to_show(totals, "")
+        return figure
+    edges = np.geomspace(positive.min() * 0.95, positive.max() * 1.05, 50)
+    for position, (stage, linestyle, colour) in enumerate(STAGES):
+        values = seconds[stage]
+        taken = values[values > 0]
+        if taken.size:
+            distribution.stairs(
+                np.histogram(taken, edges)[0],
+                edges,
+                color=colour,
+                linestyle=linestyle,
+                linewidth=1.6,
+                label=f"{stage}: median {np.median(taken):.2g} s, "
+                f"95 % below {np.quantile(taken, 0.95):.2g} s",
+            )
+        hours = float(values.sum()) / 3600
+        totals.barh(position, hours, color=colour, hatch=("", "//", "..")[position])
+        totals.annotate(
+            f"{hours:,.2f} h ({100 * values.sum() / positive.sum():.0f} %)",
+            (hours, position),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+        )
+    distribution.set_xscale("log")
+    distribution.set_xlabel("time of one tile in the stage (s, logarithmic)")
+    distribution.set_ylabel("number of tiles")
+    distribution.set_ylim(0, 1.45 * distribution.dataLim.ymax)
+    distribution.legend(loc="upper left")
+    totals.set_yticks(range(len(STAGES)), [stage for stage, _, _ in STAGES])
+    totals.invert_yaxis()
+    totals.set_xlim(0, 1.6 * totals.dataLim.xmax)
+    totals.set_xlabel("wall time, summed over tiles (hours)")
+    totals.grid(visible=False, axis="y")
+    return figure
+
+
+def draw_rounding(tiles: pd.DataFrame, precision: Mapping[str, Any]) -> Figure:
+    """Draw the rounding errors of flux and ivar over tiles, with the limits that were asked for.
+
+    Parameters
+    ----------
+    tiles
+        The tiles' table.
+    precision
+        The setting `precision`: `mode`, `flux_tolerance` (in sigma), `ivar_bits`.
+    """
+    figure = new_figure(10.5, 3.6)
+    bounded = precision["mode"] == "bounded"
+    panels = (
+        (
+            "max_flux_error_sigma",
+            "largest flux error of a tile (sigma)",
+            precision["flux_tolerance"] / 2,
+        ),
+        ("mean_flux_error_sigma", "mean flux error of a tile (sigma)", None),
+        (
+            "max_ivar_error_relative",
+            "largest relative ivar error of a tile",
+            2.0 ** -(precision["ivar_bits"] + 1),
+        ),
+    )
+    for axes, (name, label, limit) in zip(figure.subplots(1, 3), panels, strict=True):
+        values = tiles[name].dropna().to_numpy(float)
+        if not values.size:
+            say_nothing_to_show(axes)
+            continue
+        axes.hist(values, bins=30, color=SKY)
+        if bounded and limit is not None:
+            axes.axvline(limit, color="0.1", linestyle="--", label=f"limit {limit:.4g}")
+            axes.legend(loc="upper left")
+        axes.set_ylim(0, 1.25 * axes.dataLim.ymax)
+        axes.set_xlabel(label)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_ylabel("number of tiles")
+        axes.set_title(f"{values.size:,} tiles, largest {values.max():.4g}")
     return figure

@@ -6,20 +6,21 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from . import figures
-from .figure_style import save_figure
-from .files import write_atomically, write_json
-from .report_landing import landing_text
-from .report_tables import (
+from desi_fits_to_parquet import content_figures, figures, report_pages, sky_maps
+from desi_fits_to_parquet.figure_style import save_figure
+from desi_fits_to_parquet.files import write_atomically, write_json
+from desi_fits_to_parquet.report_landing import landing_text
+from desi_fits_to_parquet.report_tables import (
     SUMMED,
     failed_rows,
     outcome_rows,
     read_markers,
-    read_tile_list,
     summarize,
     write_csv,
     write_tiles,
 )
+from desi_fits_to_parquet.spectra_sample import read_sample
+from desi_fits_to_parquet.tiles_csv import read_tiles
 
 
 def build_report(
@@ -56,7 +57,7 @@ def build_report(
     RuntimeError
         Where totals are not the sums over the markers.
     """
-    tiles = read_tile_list(tiles_csv)
+    tiles = list(read_tiles(tiles_csv))
     rows, left = read_markers(tiles, markers_folder)
     table = write_tiles(rows, report_folder / "tiles.parquet")
     summary = summarize(table, left)
@@ -73,11 +74,37 @@ def build_report(
     )
     write_atomically(report_folder / "landing.rst", landing_text(summary, settings))
 
+    causes = [bool(item) for item in table["bytes_causes"].to_pylist()]
     frame = table.drop_columns(["bytes_causes"]).to_pandas()
+    explained = {
+        "tiles": sum(causes),
+        "bytes_archive": int(frame.bytes_archive[causes].sum()),
+        "bytes_parquet": int(frame.bytes_parquet[causes].sum()),
+    }
+    sample = read_sample(frame, parquet_folder)
     drawings: dict[str, Callable[[], Figure]] = {
         "reduction.svg": lambda: figures.draw_reduction(frame, summary),
+        "waterfall.svg": lambda: figures.draw_waterfall(summary, explained),
         "outcomes.svg": lambda: figures.draw_outcomes(frame, summary),
+        "sky_outcomes.svg": lambda: sky_maps.draw_sky_outcomes(frame),
+        "sky_targets.svg": lambda: sky_maps.draw_sky_targets(frame),
+        "speed.svg": lambda: figures.draw_speed(frame),
+        "stages.svg": lambda: figures.draw_stages(frame),
+        "redshifts.svg": lambda: content_figures.draw_redshifts(sample),
+        "brightness.svg": lambda: content_figures.draw_brightness(sample),
+        "spectypes.svg": lambda: content_figures.draw_spectypes(sample),
+        "gallery.svg": lambda: content_figures.draw_gallery(sample),
+        "rounding.svg": lambda: figures.draw_rounding(frame, settings["precision"]),
     }
     for name, draw in drawings.items():
         save_figure(draw, report_folder / name)
+    pages = {
+        "compression.html": report_pages.compression_page(frame, summary, explained),
+        "outcomes.html": report_pages.outcomes_page(frame),
+        "slowest.html": report_pages.slowest_page(frame),
+        "fidelity.html": report_pages.fidelity_page(frame, summary),
+        "provenance.html": report_pages.provenance_page(settings),
+    }
+    for name, text in pages.items():
+        write_atomically(report_folder / name, text)
     return summary

@@ -3,8 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from .figure_style import format_bytes
-from .outcomes import FAILED_OUTCOMES
+from desi_fits_to_parquet.figure_style import format_bytes
+from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES
 
 _ADVICE = {
     "missing_source": (

@@ -2,7 +2,6 @@
 
 import csv
 import json
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .files import atomic_path
-from .outcomes import FAILED_OUTCOMES, OUTCOMES
-from .tile import Tile
+from desi_fits_to_parquet.files import atomic_path
+from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES, OUTCOMES
+from desi_fits_to_parquet.tile import Tile
 
 COLUMNS = (
     ("survey", pa.string(), "", "survey of the tile"),
@@ -32,7 +31,7 @@ COLUMNS = (
     ("seconds_fuse", pa.float64(), "s", "wall time of the fusion"),
     ("seconds_validate", pa.float64(), "s", "wall time of the validation"),
     ("max_flux_error_sigma", pa.float64(), "", "largest rounding error of a flux, in its sigma"),
-    ("mean_flux_error_sigma", pa.float64(), "", "mean absolute rounding error of flux, in sigma"),
+    ("mean_flux_error_sigma", pa.float64(), "", "mean rounding error of flux, in sigma"),
     ("max_ivar_error_relative", pa.float64(), "", "largest relative rounding error of an ivar"),
     ("audited", pa.bool_(), "", "whether the whole files were fetched and compared"),
     ("audit_bytes", pa.int64(), "byte", "bytes that the audit compared"),
@@ -70,25 +69,6 @@ _COUNTED = tuple(name for name in SUMMED if not name.startswith("seconds_"))
 _COPIED = tuple(name for name in SCHEMA.names if not name.startswith("audit"))
 _OPTIONAL = ("bytes_causes",)
 _N_NAMED = 10
-
-
-def read_tile_list(tiles_csv: Path) -> list[Tile]:
-    """Read the discovered tiles from `tiles.csv`, in its order.
-
-    Raises
-    ------
-    ValueError
-        Where a tile is listed twice.
-    """
-    with tiles_csv.open(newline="") as stream:
-        tiles = [
-            Tile(line["survey"], line["program"], int(line["healpix"]))
-            for line in csv.DictReader(stream)
-        ]
-    if len(set(tiles)) < len(tiles):
-        twice = [tile for tile, times in Counter(tiles).items() if times > 1]
-        raise ValueError(f"{tiles_csv}: listed more than once: {_named(twice)}")
-    return tiles
 
 
 def read_markers(tiles: Sequence[Tile], folder: Path) -> tuple[list[dict[str, Any]], list[Tile]]:

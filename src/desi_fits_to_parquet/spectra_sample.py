@@ -1,0 +1,175 @@
+"""A bounded look into the Parquet files: enough spectra for the report's figures of the content."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+N_FILES = 1000
+"""Files of which the scalar columns are read; the report says how many there are."""
+
+N_MEASURED_FILES = 40
+"""Files of which one row group of spectra is read."""
+
+SCALARS = ("targetid", "z", "spectype", "flux_r")
+
+Array = npt.NDArray[np.float64]
+
+
+class Spectrum(NamedTuple):
+    """One arm, or the joined spectrum: Angstrom, 1e-17 erg/(s cm2 Angstrom), its sigma or NaN."""
+
+    wavelength: Array
+    flux: Array
+    sigma: Array
+
+
+class Sample(NamedTuple):
+    """What was read.
+
+    Attributes
+    ----------
+    rows
+        One row a spectrum: `tile`, `targetid`, `z`, `spectype`, `flux_r` (nanomaggy; NaN where
+        that column was not converted).
+    measured
+        The same columns for those spectra whose pixels were read, and `snr`, the median over good
+        pixels of flux / sigma (NaN without good pixels), `path`, `row_group`, `row` within it.
+    n_files
+        Files read for `rows`.
+    n_converted
+        Files that there should be: converted tiles.
+    """
+
+    rows: pd.DataFrame
+    measured: pd.DataFrame
+    n_files: int
+    n_converted: int
+
+
+def read_sample(tiles: pd.DataFrame, parquet_folder: Path) -> Sample:
+    """Read rows of at most `N_FILES` converted tiles, spread evenly over the run.
+
+    Parameters
+    ----------
+    tiles
+        The tiles' table.
+    parquet_folder
+        Holds the Parquet files in hive-style folders.
+
+    Raises
+    ------
+    ValueError
+        Where a file cannot be read as Parquet; the message names it.
+    """
+    converted = tiles[tiles.outcome == "converted"]
+    names = list(zip(converted.survey, converted.program, converted.healpix, strict=True))
+    paths = [_parquet_path(parquet_folder, *name) for name in _spread(names, N_FILES)]
+    paths = [path for path in paths if path.exists()]
+    rows = [_read_scalars(path) for path in paths]
+    measured = [_measure(path) for path in _spread(paths, N_MEASURED_FILES)]
+    return Sample(_concatenate(rows), _concatenate(measured), len(rows), len(converted))
+
+
+def choose_gallery(measured: pd.DataFrame, n: int) -> pd.DataFrame:
+    """Choose spectra that span the redshifts: of each of `n` equally filled bins the clearest."""
+    good = measured[measured.snr.notna()].sort_values(["z", "targetid"], ignore_index=True)
+    parts = np.array_split(np.arange(len(good)), min(n, len(good))) if len(good) else []
+    best = [good.snr.iloc[part].idxmax() for part in parts]
+    return good.loc[best]
+
+
+def read_spectrum(path: str, row_group: int, row: int) -> list[Spectrum]:
+    """Read one spectrum: one item, or one for each arm where the arms were kept apart."""
+    with pq.ParquetFile(path) as file:
+        arms = spectrum_prefixes(file.schema_arrow.names)
+        table = file.read_row_group(row_group, columns=_pixel_columns(file, arms))
+    return [_spectrum(table, arm, row) for arm in arms]
+
+
+def spectrum_prefixes(names: Sequence[str]) -> list[str]:
+    """Give what stands before `flux` in the columns: nothing, or one of `b_`, `r_`, `z_` each."""
+    return [prefix for prefix in ("", "b_", "r_", "z_") if f"{prefix}flux" in names]
+
+
+def _parquet_path(folder: Path, survey: str, program: str, healpix: int) -> Path:
+    name = f"{survey}-{program}-{healpix}.parquet"
+    return folder / f"survey={survey}" / f"program={program}" / f"healpix={healpix}" / name
+
+
+def _spread(items: Sequence[Any], most: int) -> list[Any]:
+    if len(items) <= most:
+        return list(items)
+    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
+
+
+def _concatenate(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    if not frames:
+        return pd.DataFrame(columns=["tile", *SCALARS, "snr", "path", "row_group", "row"])
+    return pd.concat(frames, ignore_index=True)
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{path}: not readable as Parquet ({error}); `snakemake verify` finds such files and "
+            "clears them for the next run"
+        ) from error
+
+
+def _read_scalars(path: Path, row_group: int | None = None) -> pd.DataFrame:
+    with _open(path) as file:
+        names = [name for name in SCALARS if name in file.schema_arrow.names]
+        if row_group is None:
+            table = file.read(columns=names)
+        else:
+            table = file.read_row_group(row_group, columns=names)
+    frame: pd.DataFrame = table.to_pandas()
+    frame["tile"] = path.stem
+    for name in SCALARS:
+        if name not in frame:
+            frame[name] = np.nan
+    return frame
+
+
+def _measure(path: Path) -> pd.DataFrame:
+    """Read the scalars and the signal to noise of a file's first row group."""
+    frame = _read_scalars(path, 0)
+    with _open(path) as file:
+        arms = spectrum_prefixes(file.schema_arrow.names)
+        table = file.read_row_group(0, columns=_pixel_columns(file, arms))
+    snr = []
+    for row in range(table.num_rows):
+        spectra = [_spectrum(table, arm, row) for arm in arms]
+        ratio = np.concatenate([s.flux / s.sigma for s in spectra]) if spectra else np.empty(0)
+        ratio = ratio[np.isfinite(ratio)]
+        snr.append(float(np.median(ratio)) if ratio.size else np.nan)
+    frame["snr"] = snr
+    frame["path"] = str(path)
+    frame["row_group"] = 0
+    frame["row"] = np.arange(len(frame))
+    return frame
+
+
+def _pixel_columns(file: pq.ParquetFile, arms: Sequence[str]) -> list[str]:
+    wanted = [f"{arm}{name}" for arm in arms for name in ("wavelength", "flux", "ivar", "mask")]
+    return [name for name in wanted if name in file.schema_arrow.names]
+
+
+def _spectrum(table: pa.Table, arm: str, row: int) -> Spectrum:
+    """Take one spectrum out of a row group; sigma is NaN where a pixel is masked or has no ivar."""
+    flux, ivar, wavelength = (
+        table[f"{arm}{name}"][row].values.to_numpy(zero_copy_only=False).astype(float)
+        for name in ("flux", "ivar", "wavelength")
+    )
+    mask = table[f"{arm}mask"][row].values.to_numpy(zero_copy_only=False)
+    with np.errstate(divide="ignore"):
+        sigma = np.where((ivar > 0) & (mask == 0), 1 / np.sqrt(ivar), np.nan)
+    return Spectrum(wavelength, flux, sigma)
