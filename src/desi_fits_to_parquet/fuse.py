@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from desi_fits_to_parquet.arms import Spectra
+from desi_fits_to_parquet.arrow_arrays import rows
 from desi_fits_to_parquet.columns import kinds_used
 from desi_fits_to_parquet.files import atomic_path, read_json
 from desi_fits_to_parquet.fits import Fits, open_fits, read_table
@@ -27,7 +28,6 @@ from desi_fits_to_parquet.record import (
     read_best_fits,
     read_scans,
     read_tables,
-    spectrum_lists,
 )
 from desi_fits_to_parquet.schema import Field, arrow_schema, record_fields
 from desi_fits_to_parquet.selection import Selection, check_row_match, match_rows, select_targets
@@ -248,7 +248,7 @@ def _spectra_arrays(
             "mask": rounded.mask,
         }
         for name, values in columns.items():
-            arrays[prefix + name] = spectrum_lists(kinds[prefix + name], values)
+            arrays[prefix + name] = rows(kinds[prefix + name], values)
     return arrays
 
 

@@ -15,7 +15,7 @@ from desi_fits_to_parquet.schema import Field, arrow_schema
 ROW_GROUP = 64
 """Targets in a row group, which is also what the fusion holds in memory at once."""
 
-ZSTD_LEVEL = 3
+ZSTD_LEVEL = 11
 
 _PAGE_BYTES = 1 << 20
 
@@ -47,14 +47,11 @@ def open_writer(
     encodings: dict[str, str] = {}
     dictionaries: list[str] = []
     for field, paths in zip(fields, leaves, strict=True):
-        quantity = field.name.rpartition("_")[2]
         for leaf, kind in paths:
-            if quantity in ("flux", "ivar") and pa.types.is_list(field.type):
-                encodings[leaf] = "BYTE_STREAM_SPLIT"
-            elif pa.types.is_string(kind) or quantity in ("wavelength", "mask"):
+            if pa.types.is_string(kind) or field.name in ("mask", "b_mask", "r_mask", "z_mask"):
                 dictionaries.append(leaf)
             else:
-                encodings[leaf] = "PLAIN"
+                encodings[leaf] = "PLAIN" if pa.types.is_boolean(kind) else "BYTE_STREAM_SPLIT"
     filtered = [f.name for f in fields if f.name in _STATISTICS]
     return pq.ParquetWriter(
         path,

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from desi_fits_to_parquet.arrow_arrays import lists, numbers, rows, strings
 from desi_fits_to_parquet.columns import load_columns
 from desi_fits_to_parquet.fits import Fits, open_fits, read_table, table_columns
 from desi_fits_to_parquet.outcomes import BadTile
@@ -60,9 +61,9 @@ def read_tables(
     """
     n = len(selection.targetid)
     arrays: dict[str, pa.Array] = {
-        "survey": pa.array([tile.survey] * n, pa.string()),
-        "program": pa.array([tile.program] * n, pa.string()),
-        "healpix": pa.array(np.full(n, tile.healpix, np.int32)),
+        "survey": strings([tile.survey.encode()] * n),
+        "program": strings([tile.program.encode()] * n),
+        "healpix": numbers(pa.int32(), np.full(n, tile.healpix, np.int32)),
     }
     by_table: dict[tuple[str, str], list[Field]] = {}
     for field in fields:
@@ -84,9 +85,9 @@ def read_tables(
         arrays |= {
             "z_rr": arrays["z"],
             "zerr_rr": arrays["zerr"],
-            "z": pa.array(selection.z),
-            "zerr": pa.array(selection.zerr),
-            "qso_maskbits": pa.array(selection.qso_maskbits),
+            "z": numbers(pa.float64(), selection.z),
+            "zerr": numbers(pa.float64(), selection.zerr),
+            "qso_maskbits": numbers(pa.int32(), selection.qso_maskbits),
         }
     return arrays
 
@@ -106,8 +107,8 @@ def _read_fields(
     table = read_table(fits, extname, dict.fromkeys(["TARGETID", *present]))
     targetid = table["TARGETID"].astype(np.int64)
     check_unique(targetid, f"HDU {extname}", fits.source)
-    rows = match_rows(selection.targetid, targetid)
-    absent = rows < 0
+    row = match_rows(selection.targetid, targetid)
+    absent = row < 0
     if kind in REQUIRED_KINDS and absent.any():
         raise BadTile(
             "corrupt_source",
@@ -117,10 +118,10 @@ def _read_fields(
     arrays = {}
     for field, name in zip(fields, names, strict=True):
         if name in missing or not len(targetid):
-            arrays[field.name] = pa.nulls(len(rows), field.type)
+            arrays[field.name] = pa.nulls(len(row), field.type)
         else:
             where = f"{fits.source}: HDU {extname}, column {name}"
-            arrays[field.name] = to_arrow(field.type, table[name][rows], absent, where)
+            arrays[field.name] = to_arrow(field.type, table[name][row], absent, where)
     return arrays
 
 
@@ -146,20 +147,16 @@ def to_arrow(
     BadTile
         `corrupt_source` where values do not fit the declared type.
     """
-    mask = absent if absent.any() else None
     if pa.types.is_string(kind):
         if values.dtype.kind != "S":
             raise BadTile("corrupt_source", f"{where} holds {values.dtype}, not text")
-        return pa.array([v.decode("latin-1") for v in values.tolist()], kind, mask=mask)
+        return strings(values.tolist(), absent)
     if pa.types.is_list(kind):
-        flat = np.atleast_2d(values) if values.ndim == 2 else values[:, np.newaxis]
-        element = pa.array(_converted(kind.value_type.to_pandas_dtype(), flat.ravel(), where))
-        offsets = pa.array(np.arange(len(flat) + 1, dtype=np.int32) * flat.shape[1])
-        none = pa.array(mask) if mask is not None else None
-        return pa.ListArray.from_arrays(offsets, element, type=kind, mask=none)
+        table = values if values.ndim == 2 else values[:, np.newaxis]
+        return rows(kind, _converted(kind.value_type.to_pandas_dtype(), table, where), absent)
     if values.ndim != 1:
         raise BadTile("corrupt_source", f"{where} holds {values.shape[1]} values a row, not one")
-    return pa.array(_converted(kind.to_pandas_dtype(), values, where), mask=mask)
+    return numbers(kind, _converted(kind.to_pandas_dtype(), values, where), absent)
 
 
 def _converted(dtype: Any, values: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:
@@ -216,7 +213,7 @@ def read_best_fits(details: "h5py.File | None", targetid: npt.NDArray[np.int64])
     kind = fits_type()
     if details is None:
         return pa.nulls(len(targetid), kind)
-    names = [kind.value_type.field(i).name for i in range(kind.value_type.num_fields)]
+    names = [member.name for member in kind.value_type]
     tables = []
     with _hdf5_errors(Path(details.filename).name):
         known = [f"zfit/{target}/zfit" in details for target in targetid.tolist()]
@@ -227,16 +224,14 @@ def read_best_fits(details: "h5py.File | None", targetid: npt.NDArray[np.int64])
     lengths = np.zeros(len(targetid), np.int64)
     lengths[known] = [len(table) for table in tables]
     members = []
-    for i, name in enumerate(names):
-        member = kind.value_type.field(i).type
-        parts = [table[name] for table in tables]
-        values = np.concatenate(parts) if parts else np.zeros(0, "S1")
-        if pa.types.is_string(member):
-            members.append(pa.array([v.decode("latin-1") for v in values.tolist()], member))
+    for member in kind.value_type:
+        values = np.concatenate([table[member.name] for table in tables] or [np.zeros(0, "S1")])
+        if pa.types.is_string(member.type):
+            members.append(strings(values.tolist()))
         else:
-            members.append(pa.array(values.astype(member.to_pandas_dtype())))
+            members.append(numbers(member.type, values.astype(member.type.to_pandas_dtype())))
     structs = pa.StructArray.from_arrays(members, fields=list(kind.value_type))
-    return _lists(kind, lengths, structs, known)
+    return lists(kind, lengths, structs, ~np.array(known, bool))
 
 
 def read_scans(details: "h5py.File | None", targetid: npt.NDArray[np.int64]) -> pa.Array:
@@ -251,37 +246,33 @@ def read_scans(details: "h5py.File | None", targetid: npt.NDArray[np.int64]) -> 
     if details is None:
         return pa.nulls(len(targetid), kind)
     with _hdf5_errors(Path(details.filename).name):
-        rows = match_rows(targetid, details["targetids"][()].astype(np.int64))
-        known = rows >= 0
-        order = np.unique(rows[known])  # h5py wants increasing rows
-        place = np.searchsorted(order, rows[known])
-        scans: list[list[dict[str, Any]]] = [[] for _ in place]
-        for template in sorted(details["zscan"]):
-            group = details["zscan"][template]
-            redshift = group["redshifts"][()]
-            chi2, penalty = group["zchi2"][order], group["penalty"][order]
-            for scan, row in zip(scans, place, strict=True):
-                scan.append(
-                    {
-                        "template": template,
-                        "redshift": redshift,
-                        "chi2": chi2[row],
-                        "penalty": penalty[row],
-                    }
-                )
-    found = iter(scans)
-    return pa.array([next(found) if there else None for there in known], kind)
+        row = match_rows(targetid, details["targetids"][()].astype(np.int64))
+        known = row >= 0
+        order = np.unique(row[known])  # h5py wants increasing rows
+        place = np.searchsorted(order, row[known])
+        templates = sorted(details["zscan"])
+        groups = [details["zscan"][template] for template in templates]
+        redshifts = [group["redshifts"][()] for group in groups]
+        chi2s = [group["zchi2"][order][place] for group in groups]
+        penalties = [group["penalty"][order][place] for group in groups]
+    n = len(place)
+    lengths = np.tile([len(redshift) for redshift in redshifts], n)
+    struct = kind.value_type
 
+    def members(name: str, tables: list[npt.NDArray[Any]]) -> pa.Array:
+        """Join the tables: one target after another, in each one template after another."""
+        together = np.concatenate(tables, axis=1) if tables else np.zeros((n, 0))
+        member = struct.field(name).type
+        items = numbers(member.value_type, together.astype(np.float64).reshape(-1))
+        return lists(member, lengths, items)
 
-def _lists(
-    kind: pa.DataType, lengths: npt.NDArray[np.int64], values: pa.Array, known: Sequence[bool]
-) -> pa.Array:
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    none = None if all(known) else pa.array([not there for there in known])
-    return pa.ListArray.from_arrays(pa.array(offsets), values, type=kind, mask=none)
-
-
-def spectrum_lists(kind: pa.DataType, values: npt.NDArray[Any]) -> pa.Array:
-    """Return a 2-d array as a list array, one row a target, without copying it."""
-    offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.ravel()), type=kind)
+    scans = pa.StructArray.from_arrays(
+        [
+            strings([template.encode() for template in templates] * n),
+            members("redshift", [np.broadcast_to(z, (n, len(z))) for z in redshifts]),
+            members("chi2", chi2s),
+            members("penalty", penalties),
+        ],
+        fields=list(struct),
+    )
+    return lists(kind, np.where(known, len(templates), 0), scans, ~known)

@@ -189,7 +189,7 @@ def votable(fields: Iterable[Field]) -> str:
         if pa.types.is_nested(kind):
             continue
         datatype, size = _VOTABLE_TYPES[str(kind)]
-        attributes = {"name": field.name, "ID": field.name, "datatype": datatype}
+        attributes = {"name": field.name, "datatype": datatype}
         if size or kind is not field.type:
             attributes["arraysize"] = "*"
         if field.unit:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from desi_fits_to_parquet.arms import Spectra
+from desi_fits_to_parquet.arrow_arrays import as_numbers, list_lengths, missing_values
 from desi_fits_to_parquet.fuse import Source, open_source, parquet_path, read_download
 from desi_fits_to_parquet.outcomes import BadTile
 from desi_fits_to_parquet.precision import Bound, bound
@@ -264,7 +265,7 @@ def _check_rows(
     source: Source,
 ) -> Errors:
     targetid = source.selection.targetid
-    stored_id = parquet.read(["targetid"]).column(0).to_numpy()
+    stored_id = as_numbers(parquet.read(["targetid"]).column(0).combine_chunks())
     if len(np.unique(stored_id)) != len(stored_id):
         raise _invalid(f"{path.name}: a TARGETID occurs more than once")
     if not np.array_equal(stored_id, targetid):
@@ -310,10 +311,9 @@ def _stored_spectra(block: pa.Table, prefix: str, exact: Spectra, where: str) ->
     columns: dict[str, npt.NDArray[Any]] = {}
     for name in Spectra._fields:
         array = block.column(prefix + name).combine_chunks()
-        lengths = np.diff(array.offsets.to_numpy())
-        if array.null_count or not np.all(lengths == shape[1]):
+        if not np.all(list_lengths(array) == shape[1]):
             raise _invalid(f"{where}: a {prefix}{name} does not have {shape[1]} pixels")
-        columns[name] = array.flatten().to_numpy().reshape(shape)
+        columns[name] = as_numbers(array.flatten()).reshape(shape)
     wavelength = columns.pop("wavelength")
     if not np.all(np.diff(exact.wavelength) > 0):
         raise _invalid(f"{where}: {prefix}wavelength does not increase strictly")
@@ -324,31 +324,19 @@ def _stored_spectra(block: pa.Table, prefix: str, exact: Spectra, where: str) ->
 
 def _same(stored: pa.Array, expected: pa.Array) -> bool:
     """Compare two arrays; NaN equals NaN, as it does in a table that is copied."""
-    if stored.null_count != expected.null_count or len(stored) != len(expected):
-        return False
-    if pa.types.is_floating(expected.type):
-        return np.array_equal(
-            stored.to_numpy(zero_copy_only=False),
-            expected.to_numpy(zero_copy_only=False),
-            equal_nan=True,
+    if pa.types.is_list(expected.type):
+        return np.array_equal(list_lengths(stored), list_lengths(expected)) and _same(
+            stored.flatten(), expected.flatten()
         )
-    if pa.types.is_nested(expected.type):
-        return _same_nested(stored, expected)
-    return bool(stored.equals(expected))
-
-
-def _same_nested(stored: pa.Array, expected: pa.Array) -> bool:
     if pa.types.is_struct(expected.type):
-        return all(_same(a, b) for a, b in zip(stored.flatten(), expected.flatten(), strict=True))
-    if not np.array_equal(_lengths(stored), _lengths(expected)):
-        return False
-    return _same(stored.flatten(), expected.flatten())
-
-
-def _lengths(lists: pa.Array) -> npt.NDArray[np.int64]:
-    """Return the length of each list, -1 for null."""
-    there = np.array([item.is_valid for item in lists], bool)
-    return np.where(there, np.diff(lists.offsets.to_numpy()), -1)
+        pairs = zip(stored.flatten(), expected.flatten(), strict=True)
+        return all(_same(a, b) for a, b in pairs)
+    if not pa.types.is_floating(expected.type):
+        return bool(stored.equals(expected))
+    missing = missing_values(expected)
+    return np.array_equal(missing_values(stored), missing) and np.array_equal(
+        as_numbers(stored)[~missing], as_numbers(expected)[~missing], equal_nan=True
+    )
 
 
 def _bits(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
