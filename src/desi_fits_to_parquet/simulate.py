@@ -52,11 +52,11 @@ from desi_fits_to_parquet.simulate_tables import (
     emission_lines,
     encode_table,
     fibermaps,
+    own_target_column,
     quasar_afterburners,
     random_stream,
     redshifts,
     table_columns,
-    target_bits,
 )
 from desi_fits_to_parquet.tile import FILE_KINDS, NSIDE, PROGRAMS, SURVEYS, Tile
 
@@ -138,7 +138,7 @@ def simulate_tile(
     redrock_columns
         `dr1`, or `newer`: additional columns, narrower types, no checksums, as after DR1.
     shuffle_redrock
-        Write the rows of the redrock file in another order than the coadd's.
+        Write the rows of redrock and rrdetails in another order than the coadd's: the last first.
     scan_step
         Keep every so-manieth redshift of the scans in rrdetails: 50 makes them small.
     kinds
@@ -164,39 +164,34 @@ def simulate_tile(
         raise ValueError(f"kinds are of {FILE_KINDS} and scan_step >= 1; unknown: {unknown}")
     folder.mkdir(parents=True, exist_ok=True)
     targets = draw_targets(tile, n_targets, seed, quasar_share, exposures_per_target)
-    own_bits = next(iter(target_bits(tile, targets, random_stream(seed, "fibermap", *tile))))
-
     coadd = folder / tile.file_name("coadd")
     observed = _write_coadd(coadd, tile, production, targets, seed, mask_form)
     if "coadd" not in kinds:  # the other files need its spectra
         coadd.unlink()
     fitted = redshifts(targets, observed.npixels, random_stream(seed, "redrock", *tile))
-    order = random_stream(seed, "order", *tile).permutation(n_targets)
-    if not shuffle_redrock:
-        order = np.sort(order)
+    order = np.roll(np.arange(n_targets), 1 if shuffle_redrock else 0)
+
+    def reorder(values: Values) -> Values:
+        return {name: column[order] for name, column in values.items()}
+
     if "redrock" in kinds:
-        tables = {"REDSHIFTS": fitted, "FIBERMAP": observed.fibermap, "TSNR2": observed.depth}
-        tables = {
-            name: {column: values[order] for column, values in table.items()}
-            for name, table in tables.items()
-        }
         _write_tables(
             folder / tile.file_name("redrock"),
             "redrock",
             _redrock_primary(tile, production),
             tile,
             {
-                "REDSHIFTS": tables["REDSHIFTS"],
-                "FIBERMAP": tables["FIBERMAP"],
+                "REDSHIFTS": reorder(fitted),
+                "FIBERMAP": reorder(observed.fibermap),
                 "EXP_FIBERMAP": observed.exp_fibermap,
-                "TSNR2": tables["TSNR2"],
+                "TSNR2": reorder(observed.depth),
             },
             newer=redrock_columns == "newer",
         )
     if "rrdetails" in kinds:
         _write_rrdetails(
             folder / tile.file_name("rrdetails"),
-            {name: values[order] for name, values in fitted.items()},
+            reorder(fitted),
             scan_step,
             random_stream(seed, "rrdetails", *tile),
         )
@@ -205,9 +200,9 @@ def simulate_tile(
         lines = emission_lines(targets, fitted, observed.fibermap, observed.flux_r, rng)
         path = folder / tile.file_name("emline")
         _write_tables(path, "emline", _primary(tile, production), tile, {"EMLINEFIT": lines})
-    mgii, network = quasar_afterburners(
-        targets, fitted, observed.fibermap, own_bits, random_stream(seed, "afterburners", *tile)
-    )
+    rng = random_stream(seed, "afterburners", *tile)
+    own_bits = own_target_column(tile.survey)
+    mgii, network = quasar_afterburners(targets, fitted, observed.fibermap, own_bits, rng)
     for kind, extname, values in (("qso_mgii", "MGII", mgii), ("qso_qn", "QN_RR", network)):
         if kind in kinds:
             path = folder / tile.file_name(kind)

@@ -329,14 +329,15 @@ def fibermaps(
     throughput = rng.normal(0.78, 0.01, len(row))
     subpriority = rng.random(count)
     bits = target_bits(tile, targets, rng)
-    own = bits[next(iter(bits))]
+    own = bits[own_target_column(tile.survey)]
 
     def mean(values: Array) -> Array:
         summed: Array = np.bincount(row, values, count)
         return summed / visits
 
     def spread(values: Array) -> Array:
-        return np.sqrt(np.maximum(mean(values**2) - mean(values) ** 2, 0))
+        variance: Array = np.maximum(mean(values**2) - mean(values) ** 2, 0)
+        return np.sqrt(variance)
 
     bricks = [f"{int(ra * 10):04d}{'p' if dec >= 0 else 'm'}{int(abs(dec) * 10):03d}"
               for ra, dec in zip(targets.ra, targets.dec, strict=True)]  # fmt: skip
@@ -431,8 +432,15 @@ def _distinct(row: Array, values: Array, count: int) -> Array:
     return np.bincount(pairs[0], minlength=count)
 
 
+def own_target_column(survey: str) -> str:
+    """Name the column in which a survey's own targeting bits stand."""
+    if survey == "cmx":
+        return "CMX_TARGET"
+    return f"{survey.upper()}_DESI_TARGET" if survey.startswith("sv") else "DESI_TARGET"
+
+
 def target_bits(tile: Tile, targets: Targets, rng: np.random.Generator) -> Values:
-    """Targeting bits by column, the survey's own DESI_TARGET first.
+    """Targeting bits by column.
 
     In survey validation the bits stand in SVn_DESI_TARGET and DESI_TARGET is 0 but for sky.
     """
@@ -440,8 +448,10 @@ def target_bits(tile: Tile, targets: Targets, rng: np.random.Generator) -> Value
     bright = tile.program in ("bright", "backup")
     lrg_or_elg = np.where(targets.strength < 0.1, _TARGET_BIT["LRG"], _TARGET_BIT["ELG"])
     quasar = np.char.startswith(role, "quasar") & (rng.random(count) < 0.85)
-    # the broken fibre's target was a quasar candidate, and so was every third star
-    quasar |= (role == "broken") | ((role == "star") & (np.arange(count) % 3 == 0))
+    # quasar candidates too: the broken fibre's target, some stars, in the dark some galaxies
+    star, galaxy = role == "star", (role == "galaxy") & (not bright)
+    quasar |= (role == "broken") | (star & (np.cumsum(star) % 3 == 1))
+    quasar |= galaxy & (np.cumsum(galaxy) % 6 == 1)
     desi = np.select(
         [np.isin(role, ("sky", "sky_quasar")), role == "unassigned", role == "star"],
         [_TARGET_BIT["SKY"], 0, _TARGET_BIT["MWS"] if bright else 0],
@@ -455,7 +465,7 @@ def target_bits(tile: Tile, targets: Targets, rng: np.random.Generator) -> Value
         "MWS_TARGET": np.where(desi & _TARGET_BIT["MWS"] != 0, 1 << 6, 0),
         "SCND_TARGET": none,
     }
-    if tile.survey in ("sv1", "sv2", "sv3"):
+    if tile.survey.startswith("sv"):
         own = {f"{tile.survey.upper()}_{name}": values for name, values in bits.items()}
         return {
             **own,
@@ -538,8 +548,8 @@ def quasar_afterburners(
     """Values of MGII and of QN_RR.
 
     MGII has the targets with the QSO bit (`own_bits`: the column that holds it), QN_RR most of
-    them, in another order. One galaxy with that bit is a quasar to either of them, with another
-    redshift in QN_RR. Both tables may be empty.
+    them, in another order. Galaxies with that bit are quasars to QN_RR, at another redshift, and
+    every other one of them to MGII. Both tables may be empty.
     """
     mgii = np.flatnonzero(fibermap[own_bits] & _TARGET_BIT["QSO"])
     mgii = mgii[targets.targetid[mgii] > 0]
@@ -558,14 +568,14 @@ def quasar_afterburners(
     }
     count = len(targets.role)
     quasar = fitted["SPECTYPE"] == "QSO"
-    rescued = ~quasar & np.isin(np.arange(count), mgii) & ~targets.broken
+    rescued = (targets.role == "galaxy") & np.isin(np.arange(count), mgii)
     amplitude = np.where(
         quasar | rescued, rng.lognormal(0.5, 0.4, count), rng.normal(0, 0.1, count)
     )
     first = {
         **common,
         "ZERR": fitted["ZERR"],
-        "IS_QSO_MGII": rescued & (amplitude > 1.5),
+        "IS_QSO_MGII": rescued & (np.cumsum(rescued) % 2 == 1),
         "DELTA_CHI2": np.abs(amplitude) * 60,
         "A": amplitude,
         "SIGMA": rng.lognormal(3.3, 0.3, count),
