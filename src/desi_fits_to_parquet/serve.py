@@ -36,9 +36,13 @@ def serve_archive(folder: Path, bucket: str) -> Iterator[str]:
 
     Raises
     ------
+    NotADirectoryError
+        Where there is no such folder.
     RuntimeError
         Where the service does not start; its own message is on stderr.
     """
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder}: no folder to serve as an archive")
     command = [sys.executable, "-m", __name__, str(folder), bucket]
     # a session of its own: Ctrl-C stops the run first, the service after it
     with subprocess.Popen(  # noqa: S603  (our own module)
@@ -70,9 +74,9 @@ def delete_object(endpoint: str, bucket: str, key: str) -> None:
 
 def _request(method: str, endpoint: str, bucket: str, key: str, data: bytes | None = None) -> None:
     url = f"{endpoint}/{bucket}/{urllib.parse.quote(key)}"
-    request = urllib.request.Request(  # noqa: S310  (the endpoint is this machine's)
-        url, data, {"x-amz-acl": "public-read"}, method=method
-    )
+    # without a content type urllib sends that of a form, whose body the service takes apart
+    headers = {"x-amz-acl": "public-read", "Content-Type": "binary/octet-stream"}
+    request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310  (local)
     with urllib.request.urlopen(request) as response:  # noqa: S310
         response.read()
 
