@@ -43,6 +43,17 @@ def marker(tile: Tile, outcome: str) -> dict[str, Any]:
         "retries": int(rng.poisson(0.3)),
         "throttled": int(rng.poisson(0.1)),
         "bytes_parquet": 25_000 + 18_000 * (n_rows or 0) if has_parquet else 0,
+        "bytes_causes": (
+            {
+                "archive": 448_000 * n_targets,
+                "rows_selected": 448_000 * (n_rows or 0),
+                "hdus_read": 97_000 * (n_rows or 0),
+                "wavelength_range": 95_000 * (n_rows or 0),
+                "precision_and_encoding": 25_000 + 18_000 * (n_rows or 0),
+            }
+            if has_parquet
+            else {}
+        ),
         "seconds_download": float(1 + n_targets * 0.003 * rng.lognormal(0, 0.3)),
         "seconds_fuse": 0.8 + 0.004 * (n_rows or 0) if has_parquet else 0.0,
         "seconds_validate": 0.6 + 0.002 * (n_rows or 0) if has_parquet else 0.0,

@@ -1,7 +1,7 @@
 """Figures of the report that need only the tiles' table and the summary."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,13 +23,14 @@ from desi_fits_to_parquet.figure_style import (
 from desi_fits_to_parquet.outcomes import OUTCOMES
 
 CAUSES = {
-    "hdus": "HDUs not read",
-    "rows": "rows not selected",
-    "wavelength": "wavelength range",
+    "rows_selected": "rows not selected",
+    "hdus_read": "HDUs not read",
+    "wavelength_range": "wavelength range",
     "rounding": "rounding",
     "encoding": "encoding",
+    "precision_and_encoding": "rounding, encoding",
 }
-"""What `bytes_causes` of a marker calls the causes of the reduction, in words."""
+"""The steps of a marker's `bytes_causes`, and what they leave out."""
 
 STAGES = (("download", "-", BLUE), ("fuse", "--", ORANGE), ("validate", ":", "0.1"))
 
@@ -158,47 +159,35 @@ def draw_outcomes(tiles: pd.DataFrame, summary: dict[str, Any]) -> Figure:
     return figure
 
 
-def draw_waterfall(summary: dict[str, Any], explained: Mapping[str, int]) -> Figure:
-    """Draw how the bytes in the archive become the bytes of the Parquet, cause by cause.
-
-    Parameters
-    ----------
-    summary
-        The run's totals.
-    explained
-        `bytes_archive` and `bytes_parquet` of those tiles whose markers state causes.
-    """
+def draw_waterfall(summary: dict[str, Any]) -> Figure:
+    """Draw how the bytes in the archive become the bytes of the Parquet, cause by cause."""
     figure = new_figure(10.5, 4.2)
     axes = figure.subplots()
-    causes = summary["bytes_causes"]
-    if not causes or not explained["bytes_parquet"]:
-        say_nothing_to_show(axes, "no tile states the causes of its reduction")
+    steps = waterfall_steps(summary["bytes_causes"])
+    if not steps or not all(step.after for step in steps):
+        say_nothing_to_show(axes, "no converted tile states the causes of its reduction")
         return figure
-    steps = waterfall_steps(causes, explained)
-    scale, unit = byte_unit(explained["bytes_archive"])
+    scale, unit = byte_unit(steps[0].after)
+    floor = min(step.after for step in steps) / 2 / scale
     # the axis is logarithmic: what a cause saves of the rest stays visible, however little is left
     for position, (_, before, after) in enumerate(steps):
-        whole = before == after
-        low, high = (None, before) if whole else sorted((before, after))
-        bottom = explained["bytes_parquet"] / 2 if low is None else low
-        axes.bar(
-            position,
-            (high - bottom) / scale,
-            bottom=bottom / scale,
-            color=GREY if position == 0 else BLUE if whole else SKY if after < before else ORANGE,
-            hatch="" if whole else "//" if after < before else "xx",
-            width=0.7,
-        )
-        if whole:
-            text = format_bytes(before)
+        total = before == after
+        low, high = floor if total else min(before, after) / scale, max(before, after) / scale
+        colour, hatch = (SKY, "//") if after < before else (ORANGE, "xx")
+        if total:
+            colour, hatch = (GREY if position == 0 else BLUE), ""
+            text = format_bytes(after)
         else:
             sign = "-" if after < before else "+"
             share = 100 * (1 - after / before)
             text = f"{sign}{format_bytes(abs(before - after))}\n({share:.1f} % of the rest)"
-            axes.plot([position - 1, position], [before / scale] * 2, color="0.1", linewidth=0.8)
+            axes.plot(
+                [position - 0.65, position - 0.35], [before / scale] * 2, color="0.1", linewidth=0.8
+            )
+        axes.bar(position, high - low, bottom=low, color=colour, hatch=hatch, width=0.7)
         axes.annotate(
             text,
-            (position, high / scale),
+            (position, high),
             xytext=(0, 3),
             textcoords="offset points",
             ha="center",
@@ -206,32 +195,37 @@ def draw_waterfall(summary: dict[str, Any], explained: Mapping[str, int]) -> Fig
             fontsize=9,
         )
     axes.set_yscale("log")
-    axes.set_ylim(explained["bytes_parquet"] / 2 / scale, explained["bytes_archive"] * 3 / scale)
+    axes.set_ylim(floor, steps[0].after * 4 / scale)
     axes.yaxis.set_major_formatter("{x:,g}")
     axes.set_ylabel(f"bytes of these tiles ({unit}, logarithmic)")
-    axes.set_xticks(range(len(steps)), [label for label, _, _ in steps])
+    axes.set_xticks(range(len(steps)), [step.label for step in steps])
     axes.grid(visible=False, axis="x")
-    axes.set_title(f"{explained['tiles']:,} tiles whose markers state the causes")
+    axes.set_title(f"{summary['tiles_with_causes']:,} tiles with a Parquet file")
     return figure
 
 
-def waterfall_steps(
-    causes: Mapping[str, int], explained: Mapping[str, int]
-) -> list[tuple[str, int, int]]:
-    """Give label, bytes before and bytes after of each step; equal ones stand for a total.
+class Step(NamedTuple):
+    """A step of the waterfall; equal bytes before and after stand for a total."""
 
-    What the causes leave unexplained is a step of its own, so the last step is the Parquet's true
-    size.
-    """
-    left = explained["bytes_archive"]
-    steps = [("in the archive", left, left)]
-    for cause in sorted(causes, key=lambda name: [*CAUSES, name].index(name)):
-        steps.append((CAUSES.get(cause, cause), left, left - causes[cause]))
-        left -= causes[cause]
-    written = explained["bytes_parquet"]
-    if left != written:
-        steps.append(("not explained", left, written))
-    return [*steps, ("Parquet", written, written)]
+    label: str
+    before: int
+    after: int
+
+
+def waterfall_steps(left: Mapping[str, int]) -> list[Step]:
+    """Turn the bytes left after each step, beginning with `archive`, into the waterfall's steps."""
+    if not left:
+        return []
+    sizes = list(left.values())
+    steps = [
+        Step(CAUSES.get(name, name), before, after)
+        for name, before, after in zip(list(left)[1:], sizes, sizes[1:], strict=False)
+    ]
+    return [
+        Step("in the archive", sizes[0], sizes[0]),
+        *steps,
+        Step("Parquet", sizes[-1], sizes[-1]),
+    ]
 
 
 def draw_speed(tiles: pd.DataFrame) -> Figure:
@@ -285,6 +279,7 @@ def draw_speed(tiles: pd.DataFrame) -> Figure:
         axes.set_ylim(0, 1.3 * (axes.dataLim.ymax or 1))
         axes.legend(loc="upper right", ncols=2)
         axes.yaxis.set_major_formatter("{x:,g}")
+    figure.align_ylabels()
     upper.set_title(
         f"{len(done):,} tiles; each counts at the time when it was finished"
         f" (bins of {width:,.0f} s)"
@@ -354,27 +349,32 @@ def draw_rounding(tiles: pd.DataFrame, precision: Mapping[str, Any]) -> Figure:
         (
             "max_flux_error_sigma",
             "largest flux error of a tile (sigma)",
+            1,
             precision["flux_tolerance"] / 2,
         ),
-        ("mean_flux_error_sigma", "mean flux error of a tile (sigma)", None),
+        ("mean_flux_error_sigma", "mean flux error of a tile, signed (0.001 sigma)", 1000, None),
         (
             "max_ivar_error_relative",
-            "largest relative ivar error of a tile",
-            2.0 ** -(precision["ivar_bits"] + 1),
+            "largest ivar error of a tile (%)",
+            100,
+            100 * 2.0 ** -(precision["ivar_bits"] + 1),
         ),
     )
-    for axes, (name, label, limit) in zip(figure.subplots(1, 3), panels, strict=True):
-        values = tiles[name].dropna().to_numpy(float)
+    for axes, (name, label, scale, limit) in zip(figure.subplots(1, 3), panels, strict=True):
+        values = scale * tiles[name][tiles.outcome == "converted"].dropna().to_numpy(float)
         if not values.size:
             say_nothing_to_show(axes)
             continue
-        axes.hist(values, bins=30, color=SKY)
+        edges = np.histogram_bin_edges(values, bins=40)
         if bounded and limit is not None:
+            edges = np.linspace(0, max(1.1 * limit, values.max()), 45)
             axes.axvline(limit, color="0.1", linestyle="--", label=f"limit {limit:.4g}")
             axes.legend(loc="upper left")
+        axes.hist(values, bins=list(edges), color=SKY)
         axes.set_ylim(0, 1.25 * axes.dataLim.ymax)
         axes.set_xlabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.ticklabel_format(axis="x", useOffset=False)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel("number of tiles")
         axes.set_title(f"{values.size:,} tiles, largest {values.max():.4g}")

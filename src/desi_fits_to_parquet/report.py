@@ -74,17 +74,11 @@ def build_report(
     )
     write_atomically(report_folder / "landing.rst", landing_text(summary, settings))
 
-    causes = [bool(item) for item in table["bytes_causes"].to_pylist()]
     frame = table.drop_columns(["bytes_causes"]).to_pandas()
-    explained = {
-        "tiles": sum(causes),
-        "bytes_archive": int(frame.bytes_archive[causes].sum()),
-        "bytes_parquet": int(frame.bytes_parquet[causes].sum()),
-    }
     sample = read_sample(frame, parquet_folder)
     drawings: dict[str, Callable[[], Figure]] = {
         "reduction.svg": lambda: figures.draw_reduction(frame, summary),
-        "waterfall.svg": lambda: figures.draw_waterfall(summary, explained),
+        "waterfall.svg": lambda: figures.draw_waterfall(summary),
         "outcomes.svg": lambda: figures.draw_outcomes(frame, summary),
         "sky_outcomes.svg": lambda: sky_maps.draw_sky_outcomes(frame),
         "sky_targets.svg": lambda: sky_maps.draw_sky_targets(frame),
@@ -99,7 +93,7 @@ def build_report(
     for name, draw in drawings.items():
         save_figure(draw, report_folder / name)
     pages = {
-        "compression.html": report_pages.compression_page(frame, summary, explained),
+        "compression.html": report_pages.compression_page(frame, summary),
         "outcomes.html": report_pages.outcomes_page(frame),
         "slowest.html": report_pages.slowest_page(frame),
         "fidelity.html": report_pages.fidelity_page(frame, summary),

@@ -40,9 +40,7 @@ _RELEASES = {
 }
 
 
-def compression_page(
-    tiles: pd.DataFrame, summary: Mapping[str, Any], explained: Mapping[str, int]
-) -> str:
+def compression_page(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> str:
     """Write bytes in the archive, fetched and written: in all, by cause, by survey and program."""
     groups = []
     for (survey, program), group in tiles.groupby(["survey", "program"]):
@@ -63,21 +61,18 @@ def compression_page(
         "row_kib": "Parquet per spectrum (KiB)",
     }
     parts = [plain_table([*groups, total], columns), heading("Causes of the reduction")]
-    if not summary["bytes_causes"]:
-        parts.append(paragraph("No tile states the causes of its reduction."))
-        return html_page("Compression", *parts)
     steps = [
         {
             "step": label,
             "saved": None if before == after else (before - after) / MIB,
-            "percent": None if before == after else 100 * (before - after) / before,
+            "percent": 100 * (before - after) / before if before and before != after else None,
             "left": after / MIB,
         }
-        for label, before, after in waterfall_steps(summary["bytes_causes"], explained)
+        for label, before, after in waterfall_steps(summary["bytes_causes"])
     ]
     note = (
-        f"{explained['tiles']:,} of {summary['tiles']:,} tiles state the causes; they hold "
-        f"{format_bytes(explained['bytes_archive'])} in the archive."
+        f"{summary['tiles_with_causes']:,} of {summary['tiles']:,} tiles have a Parquet file and "
+        "state the causes of their reduction."
     )
     headings = {
         "step": "cause",
@@ -153,7 +148,7 @@ def slowest_page(tiles: pd.DataFrame) -> str:
 
 def fidelity_page(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> str:
     """Write audits, rounding errors, schemas, and the tiles that are worth a look."""
-    prints = tiles.schema_fingerprint.dropna()
+    prints = tiles.schema_fingerprint[tiles.bytes_parquet > 0]
     schemas = [
         {"fingerprint": name, "tiles": int(count), "example": _name(tiles.loc[first])}
         for name, count, first in (
@@ -163,7 +158,7 @@ def fidelity_page(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> str:
     ]
     errors = [
         {"what": "largest error of a flux (sigma)", "value": summary["max_flux_error_sigma"]},
-        {"what": "mean error of flux over tiles (sigma)", "value": _mean_error(tiles)},
+        {"what": "mean error of flux, signed, over all rows (sigma)", "value": _mean_error(tiles)},
         {"what": "largest relative error of an ivar", "value": summary["max_ivar_error_relative"]},
     ]
     audited = tiles[tiles.audited]

@@ -37,8 +37,13 @@ COLUMNS = (
     ("audit_bytes", pa.int64(), "byte", "bytes that the audit compared"),
     ("audit_passed", pa.bool_(), "", "checksums and rows agree; null where not audited"),
     ("sha256", pa.string(), "", "sha256 of the Parquet; null where there is none"),
-    ("schema_fingerprint", pa.string(), "", "hash of the Parquet's schema"),
-    ("bytes_causes", pa.map_(pa.string(), pa.int64()), "byte", "bytes saved, by cause"),
+    ("schema_fingerprint", pa.string(), "", "hash of the schema that the settings declare"),
+    (
+        "bytes_causes",
+        pa.map_(pa.string(), pa.int64()),
+        "byte",
+        "bytes left after each step to the Parquet",
+    ),
     ("finished", pa.float64(), "s", "Unix time at which the marker was written"),
 )
 """Name, type, unit and description of each column of `tiles.parquet`."""
@@ -67,7 +72,6 @@ SUMMED = (
 
 _COUNTED = tuple(name for name in SUMMED if not name.startswith("seconds_"))
 _COPIED = tuple(name for name in SCHEMA.names if not name.startswith("audit"))
-_OPTIONAL = ("bytes_causes",)
 _N_NAMED = 10
 
 
@@ -113,7 +117,7 @@ def _row(tile: Tile, path: Path) -> dict[str, Any]:
         marker = json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path}: not valid JSON ({error}); delete it and run again") from error
-    absent = [name for name in (*_COPIED, "audit") if name not in marker and name not in _OPTIONAL]
+    absent = [name for name in (*_COPIED, "audit") if name not in marker]
     if absent:
         raise ValueError(f"{path}: the marker lacks {', '.join(absent)}; delete it and run again")
     stated = Tile(marker["survey"], marker["program"], marker["healpix"])
@@ -124,8 +128,8 @@ def _row(tile: Tile, path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: outcome {outcome!r} is none of {', '.join(OUTCOMES)}")
     if (outcome == "converted" and size == 0) or (outcome in FAILED_OUTCOMES and size != 0):
         raise ValueError(f"{path}: outcome {outcome} contradicts bytes_parquet {size}")
-    row = {name: marker.get(name) for name in _COPIED}
-    row["bytes_causes"] = list((row["bytes_causes"] or {}).items())
+    row = {name: marker[name] for name in _COPIED}
+    row["bytes_causes"] = list(row["bytes_causes"].items())
     audit = marker["audit"]
     row["audited"] = audit is not None
     row["audit_bytes"] = audit["checked_bytes"] if audit else None
@@ -202,6 +206,7 @@ def summarize(table: pa.Table, left: Sequence[Tile]) -> dict[str, Any]:
         "audits_failed": table["audit_passed"].to_pylist().count(False),
         "audit_bytes": _sum(table["audit_bytes"].to_pylist()),
         "bytes_causes": _sum_by_cause(table["bytes_causes"].to_pylist()),
+        "tiles_with_causes": sum(bool(causes) for causes in table["bytes_causes"].to_pylist()),
         "first_finished": min(finished, default=None),
         "last_finished": max(finished, default=None),
         "not_in_tiles_csv": [tile.name for tile in left],
