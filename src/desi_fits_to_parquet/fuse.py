@@ -29,7 +29,7 @@ from desi_fits_to_parquet.record import (
     read_scans,
     read_tables,
 )
-from desi_fits_to_parquet.schema import Field, arrow_schema, record_fields
+from desi_fits_to_parquet.schema import Field, record_fields
 from desi_fits_to_parquet.selection import Selection, check_row_match, match_rows, select_targets
 from desi_fits_to_parquet.spectra import Layout, read_layout, read_spectra
 from desi_fits_to_parquet.tile import Tile
@@ -209,7 +209,6 @@ def _write(
         if names & {"rrdetails", "rrdetails_scans"}:
             details = stack.enter_context(open_details(folder / tile.file_name("rrdetails")))
         metadata = file_metadata(tile, settings, fields, download, headers)
-        schema = arrow_schema(fields, metadata)
         with open_writer(path, fields, metadata) as writer:
             for first in range(0, len(targetid), ROW_GROUP):
                 part = slice(first, first + ROW_GROUP)
@@ -221,7 +220,9 @@ def _write(
                 if "rrdetails_scans" in names:
                     block["rrdetails_scans"] = read_scans(details, targetid[part])
                 writer.write_batch(
-                    pa.RecordBatch.from_arrays([block[f.name] for f in fields], schema=schema)
+                    pa.RecordBatch.from_arrays(
+                        [block[f.name] for f in fields], schema=writer.schema
+                    )
                 )
         table_bytes = sum(array.nbytes for array in arrays.values())
         layout = source.coadd[1] if source.coadd else None

@@ -42,7 +42,9 @@ def open_writer(
     pyarrow.parquet.ParquetWriter
         To be closed by the caller.
     """
-    schema = arrow_schema(fields, metadata)
+    # what stands in Arrow's schema is stored twice, and the VOTable is long
+    own = {key: value for key, value in metadata.items() if not key.startswith("IVOA.")}
+    schema = arrow_schema(fields).with_metadata(own)
     leaves = [_leaves(field.name, field.type) for field in fields]
     encodings: dict[str, str] = {}
     dictionaries: list[str] = []
@@ -53,7 +55,7 @@ def open_writer(
             else:
                 encodings[leaf] = "PLAIN" if pa.types.is_boolean(kind) else "BYTE_STREAM_SPLIT"
     filtered = [f.name for f in fields if f.name in _STATISTICS]
-    return pq.ParquetWriter(
+    writer = pq.ParquetWriter(
         path,
         schema,
         compression="zstd",
@@ -66,6 +68,8 @@ def open_writer(
         sorting_columns=[pq.SortingColumn(schema.get_field_index("targetid"))],
         bloom_filter_options={"targetid": {"ndv": ROW_GROUP, "fpp": 0.01}},
     )
+    writer.add_key_value_metadata({k: v for k, v in metadata.items() if k not in own})
+    return writer
 
 
 def _leaves(path: str, kind: pa.DataType) -> list[tuple[str, Any]]:

@@ -67,6 +67,8 @@ def file_metadata(
     return {
         KEY: json.dumps(provenance, sort_keys=True, separators=(",", ":")),
         FINGERPRINT_KEY: fingerprint(fields),
+        # astropy reads text of this width; without it, text that is null stops it
+        **{f"table::len::{field.name}": str(field.width) for field in fields if field.width},
         "IVOA.VOTable-Parquet.version": "1.0",
         "IVOA.VOTable-Parquet.content": votable(fields),
     }

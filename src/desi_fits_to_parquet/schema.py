@@ -18,7 +18,7 @@ from desi_fits_to_parquet.columns import (
     fibermap_columns,
     load_columns,
 )
-from desi_fits_to_parquet.tile import NSIDE
+from desi_fits_to_parquet.tile import NSIDE, PROGRAMS, SURVEYS
 
 FLUX_UNIT = "10**-17 erg/(s cm2 Angstrom)"
 IVAR_UNIT = "10**+34 (s2 cm4 Angstrom2) / erg2"
@@ -64,7 +64,7 @@ class Field(NamedTuple):
     """A field of the record.
 
     `source` is the table and column that it is copied from (kind of file, HDU, column), None where
-    the fusion makes it. `unit` is spelt as in FITS.
+    the fusion makes it. `unit` is spelt as in FITS; `width` is the longest text of a string field.
     """
 
     name: str
@@ -73,6 +73,7 @@ class Field(NamedTuple):
     ucd: str
     description: str
     source: tuple[str, str, str] | None
+    width: int = 0
 
 
 def list_of(element: pa.DataType) -> pa.DataType:
@@ -161,12 +162,9 @@ def scans_type() -> pa.DataType:
     return list_of(pa.struct([pa.field(name, kind) for name, kind in members]))
 
 
-def arrow_schema(fields: Iterable[Field], metadata: Mapping[str, str] | None = None) -> pa.Schema:
+def arrow_schema(fields: Iterable[Field]) -> pa.Schema:
     """Declare the fields for pyarrow, each with unit, description and UCD in its metadata."""
-    return pa.schema(
-        [pa.field(f.name, f.type, metadata=_field_metadata(f)) for f in fields],
-        dict(metadata or {}),
-    )
+    return pa.schema([pa.field(f.name, f.type, metadata=_field_metadata(f)) for f in fields])
 
 
 def fingerprint(fields: Iterable[Field]) -> str:
@@ -254,11 +252,13 @@ def _copied(column: Column, name: str | None = None) -> Field:
         column.ucd,
         column.description,
         (column.file, column.extname, column.name),
+        int(length.rstrip("]")) if base == "char" else 0,
     )
 
 
 def _made(name: str, kind: pa.DataType, ucd: str, description: str) -> Field:
-    return Field(name, kind, "", ucd, description, None)
+    width = max(map(len, (*SURVEYS, *PROGRAMS))) if pa.types.is_string(kind) else 0
+    return Field(name, kind, "", ucd, description, None, width)
 
 
 def _field_metadata(field: Field) -> dict[str, str]:
