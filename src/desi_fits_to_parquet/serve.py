@@ -83,6 +83,7 @@ def _request(method: str, endpoint: str, bucket: str, key: str, data: bytes | No
 
 def _serve(folder: Path, bucket: str) -> None:
     """Hold the files in memory, print the URL, serve until stdin is closed."""
+    import gc
     import logging
 
     from moto.core.models import DEFAULT_ACCOUNT_ID
@@ -94,11 +95,14 @@ def _serve(folder: Path, bucket: str) -> None:
     backend.create_bucket(bucket, _REGION)
     readable = get_canned_acl("public-read")
     backend.put_bucket_acl(bucket, readable)
+    gc.disable()  # searching a hundred thousand keys for garbage doubles the time to load them
     for path in sorted(folder.rglob("[!.]*")):
         if path.is_file():
             key = path.relative_to(folder).as_posix()
             # the object's own ACL: with a public bucket policy instead, HEAD is refused
             backend.put_object(bucket, key, path.read_bytes()).set_acl(readable)
+    gc.freeze()
+    gc.enable()
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

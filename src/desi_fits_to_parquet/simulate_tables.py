@@ -16,6 +16,8 @@ from desi_fits_to_parquet.tile import NSIDE, Tile
 Array = npt.NDArray[Any]
 Values = dict[str, Array]
 
+# Bits are spelt out here and not taken from the selection, so that its tests do not inherit its
+# errors.
 ZWARN = {
     "LITTLE_COVERAGE": 1 << 1,
     "SMALL_DELTA_CHI2": 1 << 2,
