@@ -46,14 +46,14 @@ _ARROW_TYPES = {
 }
 
 _VOTABLE_TYPES = {
-    "bool": ("boolean", None),
-    "uint8": ("unsignedByte", None),
-    "int16": ("short", None),
-    "int32": ("int", None),
-    "int64": ("long", None),
-    "float": ("float", None),
-    "double": ("double", None),
-    "string": ("char", "*"),
+    "bool": "boolean",
+    "uint8": "unsignedByte",
+    "int16": "short",
+    "int32": "int",
+    "int64": "long",
+    "float": "float",
+    "double": "double",
+    "string": "char",
 }
 
 VOTABLE_NAMESPACE = "http://www.ivoa.net/xml/VOTable/v1.3"
@@ -176,27 +176,26 @@ def fingerprint(fields: Iterable[Field]) -> str:
 def votable(fields: Iterable[Field]) -> str:
     """Describe the table as a VOTable without data, after IVOA's note on VOTable in Parquet.
 
-    Fields that VOTable has no type for (lists of structs) are left out.
+    There is a FIELD for every column, in their order; those that VOTable has no type for (lists of
+    structs) are declared as text, as the note recommends.
 
-    Source: https://www.ivoa.net/documents/Notes/VOParquet/ (note of January 2025).
+    Source: https://www.ivoa.net/documents/Notes/voparquet/20250114, section 2.
     """
     root = ElementTree.Element("VOTABLE", {"version": "1.4", "xmlns": VOTABLE_NAMESPACE})
     table = ElementTree.SubElement(ElementTree.SubElement(root, "RESOURCE"), "TABLE")
     for field in fields:
         kind = field.type.value_type if pa.types.is_list(field.type) else field.type
-        if pa.types.is_nested(kind):
-            continue
-        datatype, size = _VOTABLE_TYPES[str(kind)]
-        attributes = {"name": field.name, "datatype": datatype}
-        if size or kind is not field.type:
+        attributes = {"name": field.name, "datatype": _VOTABLE_TYPES.get(str(kind), "char")}
+        if pa.types.is_list(field.type):
             attributes["arraysize"] = "*"
+        elif field.width:
+            attributes["arraysize"] = str(field.width)
         if field.unit:
             attributes["unit"] = _VOUNITS.get(field.unit, field.unit)
         if field.ucd:
             attributes["ucd"] = field.ucd
         element = ElementTree.SubElement(table, "FIELD", attributes)
         ElementTree.SubElement(element, "DESCRIPTION").text = field.description
-    ElementTree.SubElement(table, "PARQUET", {"type": "Parquet-local-XML"})
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True)
 
 
