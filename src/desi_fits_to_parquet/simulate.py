@@ -276,13 +276,13 @@ def _write_coadd(
         return fibermap, exp_fibermap, encoded
 
     parts = _coadd_parts(tile, production, encode_tables()[2], instrument, count, zero, heaps)
-    starts, size = _lay_out(parts)
+    starts, data_starts, size = _lay_out(parts)
     sums = dict.fromkeys(parts, 0)
     with path.open("wb") as stream:
         stream.truncate(size)
 
         def put(name: str, offset: int, data: bytes) -> None:
-            stream.seek(starts[name] + len(_header(parts[name].cards, 0)) + offset)
+            stream.seek(data_starts[name] + offset)
             stream.write(data)
             sums[name] = ones_complement_sum(data, sums[name])
 
@@ -380,13 +380,14 @@ def _coadd_parts(
     return parts
 
 
-def _lay_out(parts: dict[str, _Part]) -> tuple[dict[str, int], int]:
-    """Where each HDU starts, and the size of the file."""
-    starts, position = {}, 0
+def _lay_out(parts: dict[str, _Part]) -> tuple[dict[str, int], dict[str, int], int]:
+    """Where each HDU and where its data start, and the size of the file."""
+    starts, data_starts, position = {}, {}, 0
     for name, part in parts.items():
         starts[name] = position
-        position += len(_header(part.cards, 0)) + padded(part.size)
-    return starts, position
+        data_starts[name] = position + len(_header(part.cards, 0))
+        position = data_starts[name] + padded(part.size)
+    return starts, data_starts, position
 
 
 def _header(cards: bytes, datasum: int) -> bytes:
