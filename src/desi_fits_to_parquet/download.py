@@ -17,10 +17,12 @@ from desi_fits_to_parquet.archive import (
     SourceMissing,
     Unreachable,
 )
+from desi_fits_to_parquet.audit import Audit
 from desi_fits_to_parquet.columns import kinds_used
 from desi_fits_to_parquet.files import write_json
 from desi_fits_to_parquet.fits import open_fits, table_rows
 from desi_fits_to_parquet.outcomes import BadTile
+from desi_fits_to_parquet.rows import fetch_rows
 from desi_fits_to_parquet.tile import REQUIRED_KINDS, Tile
 from desi_fits_to_parquet.tiles_csv import Source, Sources
 from desi_fits_to_parquet.whole import fetch_checksums, fetch_whole
@@ -53,7 +55,7 @@ class Fetched(NamedTuple):
     verified: dict[str, str]
     n_targets: int
     n_selected: int | None
-    audit: dict[str, Any] | None
+    audit: Audit | None
 
 
 def download_tile(
@@ -86,26 +88,28 @@ def download_tile(
         "healpix": tile.healpix,
         "outcome": None,
         "reason": "",
-        "mode": "files",
+        "mode": settings["transfer"]["mode"],
         "n_targets": None,
         "n_selected": None,
         "audit": None,
     }
+    fetched = None
     with Link(settings["archive"], settings["transfer"]) as link:
-        fetched = None
         try:
             fetched = _fetch_patiently(link, tile, sources, settings, folder)
         except BadTile as bad:
             record.update(outcome=bad.outcome, reason=bad.reason)
         except Unreachable as error:
             record.update(outcome="unreachable", reason=str(error))
-        if fetched:
-            sources = fetched.sources
-            record.update(
-                n_targets=fetched.n_targets, n_selected=fetched.n_selected, audit=fetched.audit
-            )
-        else:
-            _clear(folder)
+    if fetched:
+        sources = fetched.sources
+        record.update(n_targets=fetched.n_targets, n_selected=fetched.n_selected)
+        if fetched.audit:
+            record["audit"] = fetched.audit._asdict()
+            if fetched.audit.problem:
+                record.update(outcome="corrupt_source", reason=fetched.audit.problem)
+    if record["outcome"]:
+        _clear(folder)
     used = {k: sources[k] for k in (*kinds_used(settings), "sha256sum") if k in sources}
     record["sources"] = {
         kind: {
@@ -161,6 +165,8 @@ def _fetch_patiently(
 def _fetch(
     link: Link, tile: Tile, sources: Sources, settings: Mapping[str, Any], folder: Path
 ) -> Fetched:
+    if settings["transfer"]["mode"] == "rows":
+        return Fetched(sources, *fetch_rows(link, tile, sources, settings, folder))
     checksums = fetch_checksums(link, sources, folder)
     verified = {
         kind: fetch_whole(link, sources[kind], folder / tile.file_name(kind), checksums)

@@ -1,7 +1,7 @@
 """Which requests to send for a set of byte ranges: a cost model, not a constant."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -83,16 +83,16 @@ def plan_requests(
 
 def split_ranges(
     starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
-    """Cut ranges so that none is longer than `MAX_REQUEST_BYTES`; each cut lies on a multiple.
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Cut ranges so that none is longer than `MAX_REQUEST_BYTES`.
 
     Returns
     -------
     tuple of ndarray
-        New starts and stops, int64.
+        New starts and stops, and for each of them the index of the range that it is of; int64.
     """
     pieces = np.maximum(-(-(stops - starts) // MAX_REQUEST_BYTES), 1)
-    number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    new_starts = np.repeat(starts, pieces) + number * MAX_REQUEST_BYTES
-    new_stops = np.minimum(new_starts + MAX_REQUEST_BYTES, np.repeat(stops, pieces))
-    return new_starts, new_stops
+    of = np.repeat(np.arange(len(starts)), pieces)
+    number = np.arange(len(of)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    new_starts = starts[of] + number * MAX_REQUEST_BYTES
+    return new_starts, np.minimum(new_starts + MAX_REQUEST_BYTES, stops[of]), of
