@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
+from numpy.lib.stride_tricks import sliding_window_view
 
 from desi_fits_to_parquet.figure_style import (
     BLUE,
@@ -19,7 +20,8 @@ from desi_fits_to_parquet.figure_style import (
 )
 from desi_fits_to_parquet.spectra_sample import Sample, choose_gallery, read_spectrum
 
-SPECTYPES = {"QSO": (BLUE, "", "-"), "GALAXY": (ORANGE, "//", "--"), "STAR": (SKY, "..", ":")}
+SPECTYPES = {"QSO": (BLUE, "", "o"), "GALAXY": (ORANGE, "//", "s"), "STAR": (SKY, "..", "^")}
+"""Colour, hatch and marker of each class."""
 
 N_GALLERY = 12
 
@@ -64,6 +66,7 @@ LINES = {
 """Vacuum wavelengths in Angstrom, as SDSS tables them (Stoughton et al. 2002)."""
 
 _SMOOTHING = 9  # pixels of 0.8 Angstrom
+_STEADY = 31
 
 
 def draw_redshifts(sample: Sample) -> Figure:
@@ -75,19 +78,15 @@ def draw_redshifts(sample: Sample) -> Figure:
         say_nothing_to_show(axes)
         return figure
     edges = np.histogram_bin_edges(z, bins=int(np.clip(np.sqrt(z.size), 20, 100)))
-    for spectype, rows in sample.rows.groupby("spectype"):
-        colour, hatch, linestyle = SPECTYPES.get(str(spectype), (GREY, "xx", "-."))
-        axes.stairs(
-            np.histogram(rows.z, edges)[0],
-            edges,
-            fill=True,
-            facecolor=colour,
-            hatch=hatch,
-            edgecolor="0.1",
-            linestyle=linestyle,
-            alpha=0.8,
-            label=f"{spectype} ({len(rows):,}), median z {rows.z.median():.2f}",
-        )
+    classes = {str(name): rows.z for name, rows in sample.rows.groupby("spectype")}
+    axes.hist(
+        list(classes.values()),
+        bins=list(edges),
+        stacked=True,
+        color=[_style(name)[0] for name in classes],
+        hatch=[_style(name)[1] for name in classes],
+        label=[f"{name} ({len(z):,}), median z {z.median():.2f}" for name, z in classes.items()],
+    )
     axes.set_xlabel("redshift z")
     axes.set_ylabel("number of spectra")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -119,8 +118,7 @@ def draw_brightness(sample: Sample) -> Figure:
         return figure
     has_r = magnitude(snr.flux_r)
     for spectype, rows in snr.groupby("spectype"):
-        colour, _, _ = SPECTYPES.get(str(spectype), (GREY, "", ""))
-        marker = {"QSO": "o", "GALAXY": "s", "STAR": "^"}.get(str(spectype), "D")
+        colour, _, marker = _style(str(spectype))
         noise.scatter(
             has_r[rows.index],
             rows.snr,
@@ -133,8 +131,13 @@ def draw_brightness(sample: Sample) -> Figure:
             label=f"{spectype} ({len(rows):,})",
             rasterized=True,
         )
-    noise.set_yscale("symlog", linthresh=1)
+    noise.set_yscale(
+        "symlog", linthresh=1, linscale=0.25
+    )  # dead fibres have none or less than none
+    noise.set_yticks([-1, 0, 1, 2, 5, 10, 20, 50, 100], minor=False)
+    noise.set_ylim(min(0, snr.snr.min()), max(2, 1.2 * snr.snr.max()))
     noise.yaxis.set_major_formatter("{x:g}")
+    noise.yaxis.set_minor_formatter(NullFormatter())
     noise.set_xlabel("r (AB mag)")
     noise.set_ylabel("median flux / sigma of a pixel")
     noise.legend(loc="upper right")
@@ -151,7 +154,7 @@ def draw_spectypes(sample: Sample) -> Figure:
         say_nothing_to_show(axes)
         return figure
     for position, (spectype, count) in enumerate(counts.items()):
-        colour, hatch, _ = SPECTYPES.get(str(spectype), (GREY, "xx", ""))
+        colour, hatch, _ = _style(str(spectype))
         axes.barh(position, count, color=colour, hatch=hatch)
         axes.annotate(
             f"{count:,} ({100 * count / counts.sum():.2f} %)",
@@ -193,7 +196,7 @@ def draw_gallery(sample: Sample) -> Figure:
 def _draw_spectrum(axes: Axes, row: "pd.Series[Any]") -> None:
     z, spectype = float(row["z"]), str(row["spectype"])
     spectra = read_spectrum(row["path"], row["row_group"], row["row"])
-    smooth = []
+    middle = []
     for wavelength, flux, sigma in spectra:
         good = np.isfinite(sigma)
         axes.plot(
@@ -206,9 +209,10 @@ def _draw_spectrum(axes: Axes, row: "pd.Series[Any]") -> None:
             mean = np.convolve(np.where(good, weight * flux, 0.0), box, "same") / total
         axes.plot(wavelength, mean, color=BLUE, linewidth=0.9)
         axes.plot(wavelength, sigma, color="0.45", linewidth=0.4, linestyle=":", rasterized=True)
-        smooth.append(mean[np.isfinite(mean)])
-    low, high = np.quantile(np.concatenate(smooth), (0.005, 0.998))
-    axes.set_ylim(min(low, 0) - 0.05 * (high - low), high + 0.35 * (high - low))
+        middle.append(np.median(sliding_window_view(mean[np.isfinite(mean)], _STEADY), axis=1))
+    # the range is that of the running median, which single bad pixels do not move
+    low, high = (f(np.concatenate(middle)) for f in (np.min, np.max))
+    axes.set_ylim(min(low, 0) - 0.1 * (high - low), high + 0.45 * (high - low))
     left = min(spectrum.wavelength[0] for spectrum in spectra)
     right = max(spectrum.wavelength[-1] for spectrum in spectra)
     axes.set_xlim(left, right)
@@ -227,6 +231,10 @@ def _draw_spectrum(axes: Axes, row: "pd.Series[Any]") -> None:
             )
     axes.grid(visible=False)
     axes.set_title(f"{spectype} z = {z:.4f}, TARGETID {row['targetid']}, {row['tile']}", fontsize=8)
+
+
+def _style(spectype: str) -> tuple[str, str, str]:
+    return SPECTYPES.get(spectype, (GREY, "xx", "D"))
 
 
 def magnitude(flux: "pd.Series[float]") -> "pd.Series[float]":

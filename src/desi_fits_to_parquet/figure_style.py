@@ -7,7 +7,9 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from desi_fits_to_parquet.files import atomic_path
 
@@ -84,6 +86,13 @@ def say_nothing_to_show(axes: Axes, text: str = "no converted tile") -> None:
     """Write a sentence into axes that have no data, instead of an empty frame."""
     axes.set_axis_off()
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color="0.3")
+
+
+def label_log_axis(axis: Axis) -> None:
+    """Label a logarithmic axis with plain numbers, also where it spans less than a decade."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:,g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def byte_unit(size: float) -> tuple[int, str]:

@@ -17,10 +17,12 @@ from desi_fits_to_parquet.figure_style import (
     SKY,
     byte_unit,
     format_bytes,
+    label_log_axis,
     new_figure,
     say_nothing_to_show,
 )
 from desi_fits_to_parquet.outcomes import OUTCOMES
+from desi_fits_to_parquet.precision import bound
 
 CAUSES = {
     "rows_selected": "rows not selected",
@@ -78,10 +80,9 @@ def draw_reduction(tiles: pd.DataFrame, summary: dict[str, Any]) -> Figure:
         bins=list(edges),
         stacked=True,
         color=[BLUE, SKY],
+        hatch=["", ".."],
         label=[f"converted ({converted.sum():,})", f"no_targets ({(~converted).sum():,})"],
     )
-    for patch in distribution.patches[len(edges) - 1 :]:
-        patch.set_hatch("..")
     median = float(percent[converted].median()) if converted.any() else float(percent.median())
     distribution.axvline(median, color="0.1", linestyle="--", label=f"median {median:.2f} %")
     distribution.set_xlabel("reduction of a tile, 1 - Parquet / archive (%)")
@@ -111,6 +112,7 @@ def draw_reduction(tiles: pd.DataFrame, summary: dict[str, Any]) -> Figure:
         say_nothing_to_show(against, "the number of targets is not known for any tile")
         return figure
     against.set_yscale("log")
+    label_log_axis(against.yaxis)
     against.set_xlabel("targets of the tile (number of redrock rows)")
     against.set_ylabel("archive bytes / Parquet bytes")
     against.legend(loc="best")
@@ -196,7 +198,7 @@ def draw_waterfall(summary: dict[str, Any]) -> Figure:
         )
     axes.set_yscale("log")
     axes.set_ylim(floor, steps[0].after * 4 / scale)
-    axes.yaxis.set_major_formatter("{x:,g}")
+    label_log_axis(axes.yaxis)
     axes.set_ylabel(f"bytes of these tiles ({unit}, logarithmic)")
     axes.set_xticks(range(len(steps)), [step.label for step in steps])
     axes.grid(visible=False, axis="x")
@@ -321,6 +323,7 @@ def draw_stages(tiles: pd.DataFrame) -> Figure:
             va="center",
         )
     distribution.set_xscale("log")
+    label_log_axis(distribution.xaxis)
     distribution.set_xlabel("time of one tile in the stage (s, logarithmic)")
     distribution.set_ylabel("number of tiles")
     distribution.set_ylim(0, 1.45 * distribution.dataLim.ymax)
@@ -344,20 +347,20 @@ def draw_rounding(tiles: pd.DataFrame, precision: Mapping[str, Any]) -> Figure:
         The setting `precision`: `mode`, `flux_tolerance` (in sigma), `ivar_bits`.
     """
     figure = new_figure(10.5, 3.6)
-    bounded = precision["mode"] == "bounded"
+    limits = bound(precision["mode"], precision["flux_tolerance"], precision["ivar_bits"])
     panels = (
         (
             "max_flux_error_sigma",
             "largest flux error of a tile (sigma)",
             1,
-            precision["flux_tolerance"] / 2,
+            limits.flux_sigma,
         ),
         ("mean_flux_error_sigma", "mean flux error of a tile, signed (0.001 sigma)", 1000, None),
         (
             "max_ivar_error_relative",
             "largest ivar error of a tile (%)",
             100,
-            100 * 2.0 ** -(precision["ivar_bits"] + 1),
+            100 * limits.ivar_relative,
         ),
     )
     for axes, (name, label, scale, limit) in zip(figure.subplots(1, 3), panels, strict=True):
@@ -366,7 +369,7 @@ def draw_rounding(tiles: pd.DataFrame, precision: Mapping[str, Any]) -> Figure:
             say_nothing_to_show(axes)
             continue
         edges = np.histogram_bin_edges(values, bins=40)
-        if bounded and limit is not None:
+        if limit:
             edges = np.linspace(0, max(1.1 * limit, values.max()), 45)
             axes.axvline(limit, color="0.1", linestyle="--", label=f"limit {limit:.4g}")
             axes.legend(loc="upper left")

@@ -15,6 +15,7 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 th { border-bottom: 2px solid #111; position: sticky; top: 0; background: #fff; }
 th button { font: inherit; font-weight: bold; border: 0; background: none; padding: 0;
   cursor: pointer; }
+td:last-child:not(.number) { overflow-wrap: anywhere; min-width: 14em; }
 tbody tr:hover { background: #f2f6fa; }
 pre { background: #f5f5f5; border: 1px solid #ddd; padding: .7em; overflow-x: auto; }
 input { font: inherit; padding: .25em .5em; width: 24em; max-width: 90%; }
@@ -37,10 +38,8 @@ for (const box of document.querySelectorAll("[data-table]")) {
       const line = document.createElement("tr");
       data.rows[i].forEach((value, k) => {
         const cell = line.insertCell();
-        const number = typeof value === "number";
         cell.className = data.numbers[k] ? "number" : "";
-        cell.textContent = value === null ? "" : number && data.numbers[k] === 2 ?
-          value.toLocaleString("en", {maximumSignificantDigits: 6}) : value;
+        cell.textContent = value;
       });
       return line;
     }));
@@ -123,19 +122,17 @@ def search_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) 
     rows
         The cells by column name: text, numbers or None.
     columns
-        Names of the columns to show, and their headings (with units). Numbers in columns whose
-        heading has a unit in parentheses are shown with six digits, others as they stand.
+        Names of the columns to show, and their headings (with units). Fractions are shown with
+        six significant digits.
     """
-    numbers = [
-        (2 if "(" in text else 1) if _is_number(rows, name) else 0 for name, text in columns.items()
-    ]
+    numbers = [_is_number(rows, name) for name in columns]
     head = "".join(
         f'<th class="{"number" if number else ""}"><button>{escape(text)}</button><span></span>'
         "</th>"
         for text, number in zip(columns.values(), numbers, strict=True)
     )
     data = json.dumps(
-        {"numbers": numbers, "rows": [[row[name] for name in columns] for row in rows]},
+        {"numbers": numbers, "rows": [[_short(row[name]) for name in columns] for row in rows]},
         separators=(",", ":"),
         allow_nan=False,
     ).replace("<", "\\u003c")  # a cell cannot end the script element that holds it
@@ -150,6 +147,10 @@ def search_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) 
 def _is_number(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
     values = [row[name] for row in rows if row[name] is not None]
     return bool(values) and all(isinstance(value, int | float) for value in values)
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _cell(value: Any) -> str:

@@ -113,7 +113,7 @@ def outcomes_page(tiles: pd.DataFrame) -> str:
         "reason": "reason",
     }
     parts = [
-        heading("Failed tiles by reason (# stands for a number, ... for the tile)"),
+        heading("Failed tiles by reason (# stands for a number or checksum, TILE for the tile)"),
         plain_table(reasons, {"outcome": "outcome", "tiles": "tiles", "reason": "reason"})
         if reasons
         else paragraph("No tile failed."),
@@ -259,7 +259,7 @@ def _sizes(group: pd.DataFrame) -> dict[str, Any]:
 
 def _kind_of_reason(reason: str, tile: str) -> str:
     """Take out of a sentence what differs between tiles, so that like reasons can be counted."""
-    return re.sub(r"\d+", "#", reason.replace(tile, "..."))
+    return re.sub(r"\b([0-9a-f]{32,}|\d+)\b", "#", reason.replace(tile, "TILE"))
 
 
 def _with_units(tiles: pd.DataFrame) -> pd.DataFrame:

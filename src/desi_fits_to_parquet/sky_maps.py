@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
 
-from desi_fits_to_parquet.figure_style import OUTCOME_STYLE, new_figure
+from desi_fits_to_parquet.figure_style import OUTCOME_STYLE, label_log_axis, new_figure
 from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES, OUTCOMES
 from desi_fits_to_parquet.tile import NSIDE
 
@@ -34,6 +34,7 @@ def draw_sky_outcomes(tiles: pd.DataFrame) -> Figure:
     """Draw where the tiles lie, coloured by outcome; failed ones on top, with symbols."""
     figure, axes = _new_map()
     handles = []
+    size = 16 if (tiles.outcome != "converted").sum() < MARK_ALL_BELOW else 4
     for outcome in OUTCOMES:
         part = tiles[tiles.outcome == outcome]
         colour, _, marker = OUTCOME_STYLE[outcome]
@@ -54,7 +55,7 @@ def draw_sky_outcomes(tiles: pd.DataFrame) -> Figure:
             axes.scatter(
                 x,
                 y,
-                s=16,
+                s=size,
                 marker=marker,
                 color=colour,
                 edgecolor="0.1",
@@ -96,9 +97,9 @@ def draw_sky_targets(tiles: pd.DataFrame) -> Figure:
                 zorder=4,
                 rasterized=True,
             )
-        figure.colorbar(
-            cells, ax=axes, label="targets per pixel (number, logarithmic)", shrink=0.7, pad=0.02
-        )
+        bar = figure.colorbar(cells, ax=axes, shrink=0.7, pad=0.02)
+        bar.set_label("targets per pixel (number, logarithmic)")
+        label_log_axis(bar.ax.yaxis)
     _finish(
         figure,
         axes,
@@ -178,7 +179,8 @@ def _finish(figure: Figure, axes: Axes, handles: list[Line2D], title: str) -> No
         x, y = mollweide(np.full(91, np.radians(step)), np.linspace(-np.pi / 2, np.pi / 2, 91))
         axes.plot(x, y, color="0.85", linewidth=0.6, zorder=1)
         name = f"{(CENTRE_DEG - step) % 360:.0f}°"
-        axes.text(x[45], 0, name, ha="center", va="center", fontsize=8, color="0.3", zorder=6)
+        paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.8}
+        axes.text(x[45], 0, name, ha="center", va="center", fontsize=8, zorder=6, bbox=paper)
     axes.text(0, -_HEIGHT * 1.02, "right ascension along the middle line, declination at the edge "
               "(degree, ICRS)", ha="center", va="top", fontsize=9)  # fmt: skip
     plane = SkyCoord(l=np.linspace(0, 360, 721) * u.deg, b=0 * u.deg, frame="galactic").icrs

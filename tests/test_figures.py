@@ -1,0 +1,245 @@
+"""The figures and pages: drawn from any data, safe to open, and true to what they show."""
+
+import json
+import re
+import xml.etree.ElementTree as ET
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from report_markers import SETTINGS, marker
+
+from desi_fits_to_parquet import content_figures, figures
+from desi_fits_to_parquet.figure_style import byte_unit, format_bytes, save_figure, styled
+from desi_fits_to_parquet.html_tables import html_page, plain_table, search_table
+from desi_fits_to_parquet.outcomes import OUTCOMES
+from desi_fits_to_parquet.report_pages import outcomes_page, provenance_page
+from desi_fits_to_parquet.sky_maps import draw_sky_outcomes, draw_sky_targets, mollweide
+from desi_fits_to_parquet.spectra_sample import choose_gallery, read_sample, read_spectrum
+from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.worth_a_look import tiles_worth_a_look
+
+TILES = [Tile("main", "dark", 10_000 + i) for i in range(3)]
+
+
+def table_of(markers):
+    frame = pd.DataFrame(markers).drop(columns=["bytes_causes", "sources", "audit"])
+    return frame.astype({"n_targets": float, "n_rows": float})
+
+
+def write_parquet(folder, tile, prefixes, n_rows=5, row_group=2, columns=("flux_r",), seed=0):
+    """Write a file like those of the fusion, with a line of flux 100 at pixel 10 of row 3."""
+    rng = np.random.default_rng([seed, tile.healpix])
+    data = {
+        "targetid": np.arange(n_rows) + 1000 * tile.healpix,
+        "z": rng.uniform(0.5, 4, n_rows),
+        "spectype": ["QSO", "GALAXY", "STAR", "QSO", "QSO"][:n_rows],
+    }
+    if "flux_r" in columns:
+        data["flux_r"] = rng.uniform(-0.1, 10, n_rows)
+    for k, prefix in enumerate(prefixes):
+        flux = rng.normal(5, 1, (n_rows, 60))
+        flux[3, 10] = 100
+        data[f"{prefix}wavelength"] = [3600 + 2000 * k + 0.8 * np.arange(60)] * n_rows
+        data[f"{prefix}flux"] = list(flux.astype("f4"))
+        data[f"{prefix}ivar"] = list(np.ones((n_rows, 60), "f4"))
+        data[f"{prefix}mask"] = list(np.eye(n_rows, 60, dtype="i4"))
+    path = folder / f"survey={tile.survey}" / f"program={tile.program}"
+    path = path / f"healpix={tile.healpix}" / f"{tile.name}.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.table(data), path, row_group_size=row_group)
+    return path
+
+
+@pytest.mark.parametrize("prefixes", [("",), ("b_", "r_", "z_")], ids=["combined", "arms"])
+def test_spectra_are_read_from_the_right_row_group_and_row(tmp_path, prefixes):
+    path = write_parquet(tmp_path, TILES[0], prefixes)
+    spectra = read_spectrum(str(path), 1, 1)
+    assert len(spectra) == len(prefixes)
+    for spectrum in spectra:
+        assert spectrum.flux[10] == 100
+        assert np.isnan(spectrum.sigma[3]), "a masked pixel has no sigma"
+        assert np.isfinite(spectrum.sigma).sum() == 59
+
+
+@pytest.mark.parametrize("prefixes", [("",), ("b_", "r_", "z_")], ids=["combined", "arms"])
+def test_content_is_drawn_for_combined_and_for_separate_arms(tmp_path, prefixes):
+    for tile in TILES:
+        write_parquet(tmp_path, tile, prefixes)
+    tiles = table_of([marker(tile, "converted") for tile in TILES])
+    sample = read_sample(tiles, tmp_path)
+    assert (len(sample.rows), sample.n_files, sample.n_converted) == (15, 3, 3)
+    assert sample.measured.snr.between(3, 7).all()
+    for draw in (
+        content_figures.draw_redshifts,
+        content_figures.draw_brightness,
+        content_figures.draw_spectypes,
+        content_figures.draw_gallery,
+    ):
+        save_figure(lambda draw=draw: draw(sample), tmp_path / "figure.svg")
+        ET.parse(tmp_path / "figure.svg")
+
+
+def test_content_without_photometry_is_drawn_all_the_same(tmp_path):
+    write_parquet(tmp_path, TILES[0], ("",), columns=())
+    sample = read_sample(table_of([marker(TILES[0], "converted")]), tmp_path)
+    assert sample.rows.flux_r.isna().all()
+    save_figure(lambda: content_figures.draw_brightness(sample), tmp_path / "figure.svg")
+
+
+def test_a_damaged_parquet_is_named(tmp_path):
+    path = write_parquet(tmp_path, TILES[0], ("",))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"main-dark-10000\.parquet.*snakemake verify"):
+        read_sample(table_of([marker(TILES[0], "converted")]), tmp_path)
+
+
+def test_the_gallery_spans_the_redshifts_and_takes_the_clearest():
+    measured = pd.DataFrame(
+        {"z": np.linspace(0, 4, 40), "targetid": range(40), "snr": np.tile([1.0, 9, 2, np.nan], 10)}
+    )
+    chosen = choose_gallery(measured, 10)
+    assert chosen.snr.eq(9).all()
+    assert np.diff(chosen.z).min() > 0
+    assert choose_gallery(measured.iloc[:0], 12).empty
+    assert len(choose_gallery(measured.iloc[:2], 12)) == 2
+
+
+def test_mollweide_keeps_areas_and_the_frame():
+    x, y = mollweide(np.array([0.0, np.pi, 0.0]), np.array([0.0, 0.0, np.pi / 2]))
+    np.testing.assert_allclose(x, [0, 2 * np.sqrt(2), 0], atol=1e-5)
+    np.testing.assert_allclose(y, [0, 0, np.sqrt(2)], atol=1e-5)
+    # a belt between the equator and 30 degrees holds a quarter of the sphere
+    lat = np.linspace(0, np.pi / 6, 2001)
+    x, y = mollweide(np.full(lat.size, np.pi), lat)
+    assert np.trapezoid(2 * x, y) == pytest.approx(np.pi, rel=1e-4)
+
+
+def test_cells_at_the_edge_of_the_map_are_drawn_at_both_sides():
+    # right ascension 300 is where the map is cut: pixels there stretch over both ends
+    from astropy import units as u
+    from astropy_healpix import HEALPix
+
+    edge = HEALPix(64, order="nested").lonlat_to_healpix(300 * u.deg, 0.3 * u.deg)
+    for pixel, copies in ((int(edge), 2), (10_000, 1)):
+        tiles = table_of([marker(Tile("main", "dark", pixel), "converted")])
+        with styled():
+            cells = draw_sky_targets(tiles).axes[0].collections[0]
+        outlines = [path.vertices[:, 0] for path in cells.get_paths()]
+        assert len(outlines) == copies
+        assert all(np.ptp(x) < 0.2 for x in outlines), "a cell must not stretch over the map"
+
+
+def test_every_outcome_is_in_the_legend_of_the_sky_map():
+    tiles = table_of([marker(Tile("main", "dark", 9_000 + i), o) for i, o in enumerate(OUTCOMES)])
+    with styled():
+        figure = draw_sky_outcomes(tiles)
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == [f"{outcome} (1)" for outcome in OUTCOMES] + ["Galactic plane"]
+
+
+def test_waterfall_steps_lead_from_the_archive_to_the_parquet():
+    left = {"archive": 1000, "rows_selected": 120, "hdus_read": 30, "precision_and_encoding": 7}
+    steps = figures.waterfall_steps(left)
+    assert [step.after for step in steps] == [1000, 120, 30, 7, 7]
+    assert [step.before for step in steps[1:]] == [step.after for step in steps[:-1]]
+    assert figures.waterfall_steps({}) == []
+
+
+def test_figures_leave_the_settings_of_matplotlib_alone_and_ignore_them(tmp_path):
+    tiles = table_of([marker(tile, "converted") for tile in TILES])
+    save_figure(lambda: figures.draw_stages(tiles), tmp_path / "a.svg")
+    with mpl.rc_context({"font.size": 30, "svg.hashsalt": "other"}):
+        before = dict(mpl.rcParams)
+        save_figure(lambda: figures.draw_stages(tiles), tmp_path / "b.svg")
+        assert dict(mpl.rcParams) == before
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    assert "<dc:date>" not in (tmp_path / "a.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        figures.draw_speed,
+        figures.draw_stages,
+        lambda t: figures.draw_rounding(t, SETTINGS["precision"]),
+    ],
+)
+def test_every_axis_has_a_label_with_its_unit(draw):
+    with styled():
+        figure = draw(table_of([marker(tile, "converted") for tile in TILES]))
+    for axes in figure.axes:
+        if axes.get_xticklabels() and axes.xaxis.get_tick_params()["labelbottom"]:
+            assert axes.get_xlabel()
+
+
+def test_a_cell_cannot_bring_markup_into_a_page():
+    nasty = '</script><img src=x onerror="alert(1)">&'
+    rows = [{"reason": nasty}]
+    page = html_page(
+        nasty, plain_table(rows, {"reason": nasty}), search_table(rows, {"reason": "r"})
+    )
+    assert "<img" not in page
+    data = re.search(r'<script type="application/json">(.*?)</script>', page, re.DOTALL)
+    assert json.loads(data[1])["rows"] == [[nasty]]
+
+
+def test_pages_need_nothing_from_the_network():
+    tiles = table_of([marker(Tile("main", "dark", 9_000 + i), o) for i, o in enumerate(OUTCOMES)])
+    page = outcomes_page(tiles)
+    assert not re.search(r'(src|href)\s*=\s*["\']?(https?:)?//', page)
+
+
+def test_like_reasons_are_counted_together():
+    markers = [marker(Tile("main", "dark", 9_000 + i), "corrupt_source") for i in range(5)]
+    for i, m in enumerate(markers):
+        name = f"main-dark-{m['healpix']}"
+        m["reason"] = f"coadd-{name}.fits: row {i}, sha256 {i:064x}"
+    page = outcomes_page(table_of(markers))
+    assert "coadd-TILE.fits: row #, sha# #" in page
+    assert '<td class="number">5</td>' in page
+
+
+def test_tiles_far_from_their_like_are_listed_and_others_are_not():
+    rng = np.random.default_rng(4)
+    markers = []
+    for i in range(200):
+        n = int(rng.integers(3, 2000))
+        k = int(rng.binomial(n, 0.12))
+        m = marker(Tile("main", "dark", 9_000 + i), "converted" if k else "no_targets")
+        markers.append(
+            m
+            | {
+                "n_targets": n,
+                "n_rows": k,
+                "bytes_archive": n * 448_000,
+                "bytes_parquet": round((k + 1) * 18_000 * rng.lognormal(0, 0.05)),
+            }
+        )
+    plain = tiles_worth_a_look(table_of(markers))
+    big = max(markers, key=lambda m: m["n_targets"])
+    big |= {"n_rows": 0, "outcome": "no_targets"}  # a large tile from which nothing came
+    odd = [
+        line for line in tiles_worth_a_look(table_of(markers)) if line["what"] == "rows / targets"
+    ]
+    assert [line for line in plain if line["what"] == "rows / targets"] == []
+    assert [line["healpix"] for line in odd] == [big["healpix"]]
+    assert odd[0]["score"] < -6
+
+
+def test_provenance_says_release_licence_and_settings():
+    page = provenance_page(SETTINGS)
+    for text in ("DR1", "CC BY 4.0", "acknowledg", "flux_tolerance: 0.125", "snakemake --cores"):
+        assert text in page
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 bytes"), (1023, "1,023 bytes"), (2**20, "1.00 MiB"), (4394.05 * 2**30, "4,394.05 GiB")],
+)
+def test_bytes_are_written_in_a_unit_that_fits(size, text):
+    assert format_bytes(size) == text
+    assert byte_unit(size)[1] == text.split()[1]
