@@ -131,9 +131,8 @@ def draw_brightness(sample: Sample) -> Figure:
             label=f"{spectype} ({len(rows):,})",
             rasterized=True,
         )
-    noise.set_yscale(
-        "symlog", linthresh=1, linscale=0.25
-    )  # dead fibres have none or less than none
+    # linear near 0: dead fibres have no signal, or less than none
+    noise.set_yscale("symlog", linthresh=1, linscale=0.25)
     noise.set_yticks([-1, 0, 1, 2, 5, 10, 20, 50, 100], minor=False)
     noise.set_ylim(min(0, snr.snr.min()), max(2, 1.2 * snr.snr.max()))
     noise.yaxis.set_major_formatter("{x:g}")
