@@ -435,30 +435,6 @@ class Link:
         self.window.succeeded()
         return checksum.hexdigest()
 
-    def list_tile(self, tile: Tile) -> Sources:
-        """List the folder of a tile anew.
-
-        Raises
-        ------
-        Unreachable
-            After `transfer.attempts` failures.
-        """
-        prefix = tile_prefix(self._archive, tile)
-
-        def attempt() -> list[Source]:
-            with self._request(0) as begun:
-                try:
-                    return [
-                        Source(key=entry["path"], size=entry["size"], etag=_bare(entry["e_tag"]))
-                        for chunk in obstore.list(self._store, prefix, chunk_size=1000)
-                        for entry in chunk
-                    ]
-                except (BaseError, OSError) as error:
-                    self._judge(error, None, begun)
-                    raise _Broken(describe_error(error)) from error
-
-        return sort_by_kind(tile, self._retry(prefix, attempt))
-
     def cost(self) -> Cost:
         """Give the cost model as the requests so far have shaped it.
 
@@ -487,12 +463,12 @@ class Link:
                 self.requests += 1
             yield time.monotonic()
 
-    def _judge(self, error: Exception, source: Source | None, begun: float) -> Fault:
+    def _judge(self, error: Exception, source: Source, begun: float) -> Fault:
         """Raise where trying again cannot help, else adapt to the failure and name it."""
         fault = classify_error(error)
-        if source is not None and fault == "changed":
+        if fault == "changed":
             raise SourceChanged(source["key"]) from error
-        if source is not None and fault == "missing":
+        if fault == "missing":
             raise SourceMissing(source["key"]) from error
         if fault in ("throttled", "broken"):
             self.window.overloaded(begun)
@@ -500,14 +476,13 @@ class Link:
             self.throttled += fault == "throttled"
         return fault
 
-    def _retry(self, what: Source | str, attempt: Callable[[], Item]) -> Item:
+    def _retry(self, source: Source, attempt: Callable[[], Item]) -> Item:
         try:
             return self._retrying(attempt)
         except _Broken as error:
-            key = what if isinstance(what, str) else what["key"]
             raise Unreachable(
-                f"{key} could not be read from {self.address}: {self._attempts} tries failed, "
-                f"the last with: {error}"
+                f"{source['key']} could not be read from {self.address}: "
+                f"{self._attempts} tries failed, the last with: {error}"
             ) from error
 
     def _count_retry(self, state: RetryCallState) -> None:

@@ -3,29 +3,22 @@
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from desi_fits_to_parquet.archive import ArchiveUnreachable, archive_address, sort_by_kind
+from desi_fits_to_parquet.archive import archive_address, sort_by_kind
+from desi_fits_to_parquet.listing import LISTERS, Listing, open_listing
 from desi_fits_to_parquet.tile import N_HEALPIX, PROGRAMS, SURVEYS, Tile
 from desi_fits_to_parquet.tiles_csv import Source, Sources, read_tiles, write_tiles
 
 log = logging.getLogger(__name__)
 
-LISTERS = 16
-"""Listings in flight. More do not help: a pixel group is one page of a thousand keys."""
-
-PAGE_TRIES = 5
-"""Tries of one page, each with botocore's own retries in it, once the archive has answered."""
-
 MAX_NAMED = 10
 """So many names stand in a warning; the rest is counted."""
 
 _ODD = re.compile(r"[^A-Za-z0-9._/+=-]|\.\.")
-
-_Listing = Callable[..., tuple[list[Source], list[str]]]
 
 
 class NothingFound(Exception):  # noqa: N818  (named for what happened)
@@ -64,7 +57,7 @@ def discover_tiles(
     wanted = read_pixels(tiles["healpix"])
     address = archive_address(archive)
     root = f"{archive['prefix']}/healpix/"
-    list_folder = _open_listing(archive, address)
+    list_folder = open_listing(archive)
     _, surveys = list_folder(root, level=True, tries=1)
     if not surveys:
         raise NothingFound(f"{address} has no folder {root}: see archive.bucket and archive.prefix")
@@ -111,7 +104,7 @@ def probe_archive(archive: Mapping[str, Any]) -> None:
     ArchiveUnreachable
         Where the archive does not answer, or has no such bucket.
     """
-    list_folder = _open_listing(archive, archive_address(archive))
+    list_folder = open_listing(archive)
     list_folder(f"{archive['prefix']}/healpix/", level=True, tries=1)
 
 
@@ -126,7 +119,7 @@ def relist_tiles(archive: Mapping[str, Any], tiles_csv: Path, tiles: Iterable[Ti
     wanted = sorted(set(tiles))
     if not wanted:
         return
-    list_folder = _open_listing(archive, archive_address(archive))
+    list_folder = open_listing(archive)
     folders = [f"{archive['prefix']}/healpix/{tile.folder}/" for tile in wanted]
     with ThreadPoolExecutor(LISTERS, "list") as pool:
         listings = list(pool.map(lambda folder: list_folder(folder)[0], folders))
@@ -184,7 +177,7 @@ def parse_key(key: str, root: str) -> Tile | None:
 
 def _find_groups(
     pool: ThreadPoolExecutor,
-    list_folder: _Listing,
+    list_folder: Listing,
     root: str,
     surveys: list[str],
     tiles: Mapping[str, Any],
@@ -213,104 +206,6 @@ def _beginning(group: str) -> str:
     if group[0] not in "1234":
         return f"{group}/" if group == "0" else group[0]
     return group[:2] if len(group) > 1 else f"{group}/"
-
-
-def _open_listing(archive: Mapping[str, Any], address: str) -> _Listing:
-    """Return a function that lists a folder: its objects and, one level deep, its folders."""
-    import botocore.session
-    from botocore import UNSIGNED
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
-    from botocore.parsers import ResponseParserError
-    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
-
-    # a profile named in the environment is of no use here, and an unknown one would stop the run
-    session = botocore.session.Session(session_vars={"profile": (None, [], None, None)})
-    # nobody reads the times, and parsing them takes half the CPU of a listing
-    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
-    client: Any = session.create_client(
-        "s3",
-        region_name=archive["region"],
-        endpoint_url=archive["endpoint"],
-        config=Config(
-            signature_version=UNSIGNED,
-            connect_timeout=4,
-            read_timeout=20,
-            retries={"mode": "standard", "total_max_attempts": 3},
-            max_pool_connections=LISTERS,
-            s3={"addressing_style": "path" if archive["endpoint"] else "virtual"},
-        ),
-    )
-    failures = (BotoCoreError, ClientError, ResponseParserError, _NoListing)
-
-    def fetch_page(request: dict[str, Any]) -> dict[str, Any]:
-        page: dict[str, Any] = client.list_objects_v2(**request)
-        if "IsTruncated" not in page:  # a proxy's page, read as XML, gives an empty answer
-            raise _NoListing("the answer is not a listing of S3; a proxy may be in the way")
-        return page
-
-    def may_pass(error: BaseException) -> bool:
-        final = isinstance(error, ClientError) and _status(error) in (400, 403, 404)
-        return isinstance(error, failures) and not final
-
-    def list_folder(
-        prefix: str, level: bool = False, tries: int = PAGE_TRIES
-    ) -> tuple[list[Source], list[str]]:
-        objects: list[Source] = []
-        folders: list[str] = []
-        request = {"Bucket": archive["bucket"], "Prefix": prefix}
-        if level:
-            request["Delimiter"] = "/"
-        retrying = Retrying(
-            retry=retry_if_exception(may_pass),
-            stop=stop_after_attempt(tries),
-            wait=wait_random_exponential(multiplier=0.5, max=10),
-            reraise=True,
-        )
-        while True:
-            try:
-                page = retrying(fetch_page, request)
-            except failures as error:
-                _explain(error, address)
-            for entry in page.get("Contents", ()):
-                etag = entry["ETag"].removeprefix("W/").strip('"')
-                objects.append(Source(key=entry["Key"], size=entry["Size"], etag=etag))
-            for entry in page.get("CommonPrefixes", ()):
-                folders.append(entry["Prefix"].removeprefix(prefix).rstrip("/"))
-            if not page["IsTruncated"]:
-                return objects, folders
-            token = page.get("NextContinuationToken")
-            if not token or token == request.get("ContinuationToken"):
-                raise ArchiveUnreachable(f"the archive at {address} lists {prefix} without end")
-            request["ContinuationToken"] = token
-
-    return list_folder
-
-
-class _NoListing(Exception):  # noqa: N818
-    """An answer with status 200 that is no listing."""
-
-
-def _status(error: Any) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def _explain(error: Exception, address: str) -> NoReturn:
-    """Raise what the user is to read: one line with address, reason and what to do."""
-    code = getattr(error, "response", {}).get("Error", {}).get("Code", "")
-    if code == "NoSuchBucket":
-        raise ArchiveUnreachable(
-            f"the archive at {address} has no such bucket: see archive.bucket"
-        ) from error
-    if code in ("AccessDenied", "403"):
-        raise ArchiveUnreachable(
-            f"the archive at {address} does not let anyone list it: see archive.bucket"
-        ) from error
-    reason = re.sub(r"\?list-type=\S*", "", " ".join(str(error).split()))[:300]
-    raise ArchiveUnreachable(
-        f"the archive could not be reached at {address}: {reason} "
-        "(see the network connection and the section archive of the configuration)"
-    ) from error
 
 
 def _with_progress(listings: Iterable[list[Source]], count: int) -> Iterable[list[Source]]:

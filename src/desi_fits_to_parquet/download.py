@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from desi_fits_to_parquet.archive import (
+    ArchiveUnreachable,
     Link,
     RangeIgnored,
     SourceChanged,
     SourceMissing,
     Unreachable,
+    sort_by_kind,
+    tile_prefix,
 )
 from desi_fits_to_parquet.audit import Audit
 from desi_fits_to_parquet.columns import kinds_used
@@ -159,7 +162,18 @@ def _fetch_patiently(
                 ) from error
             log.warning("%s %s while it was read: the tile is listed again", error, what)
             changed = True
-            sources = link.list_tile(tile)
+            sources = _list_again(tile, settings)
+            link.requests += 1
+
+
+def _list_again(tile: Tile, settings: Mapping[str, Any]) -> Sources:
+    from desi_fits_to_parquet.listing import open_listing  # rare, and it imports botocore
+
+    try:
+        objects, _ = open_listing(settings["archive"])(tile_prefix(settings["archive"], tile))
+    except ArchiveUnreachable as error:
+        raise Unreachable(str(error)) from error
+    return sort_by_kind(tile, objects)
 
 
 def _fetch(
