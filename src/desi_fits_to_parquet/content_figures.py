@@ -42,7 +42,6 @@ LINES = {
     "GALAXY": {
         "[O II]": 3728.5,
         "K": 3934.8,
-        "H": 3969.6,
         "Hδ": 4102.9,
         "Hβ": 4862.7,
         "[O III]": 5008.2,
@@ -53,7 +52,6 @@ LINES = {
     },
     "STAR": {
         "K": 3934.8,
-        "H": 3969.6,
         "Hδ": 4102.9,
         "Hγ": 4341.7,
         "Hβ": 4862.7,
@@ -85,7 +83,7 @@ def draw_redshifts(sample: Sample) -> Figure:
         stacked=True,
         color=[_style(name)[0] for name in classes],
         hatch=[_style(name)[1] for name in classes],
-        label=[f"{name} ({len(z):,}), median z {z.median():.2f}" for name, z in classes.items()],
+        label=[f"{name} ({len(z):,}), median z {z.median():z.2f}" for name, z in classes.items()],
     )
     axes.set_xlabel("redshift z")
     axes.set_ylabel("number of spectra")

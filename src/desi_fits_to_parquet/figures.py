@@ -74,7 +74,7 @@ def draw_reduction(tiles: pd.DataFrame, summary: dict[str, Any]) -> Figure:
 
     converted = written.outcome == "converted"
     percent = 100 * (1 - written.bytes_parquet / written.bytes_archive)
-    edges = np.histogram_bin_edges(percent, bins=40)
+    edges = np.histogram_bin_edges(percent, bins=int(np.clip(2 * np.sqrt(len(percent)), 8, 50)))
     distribution.hist(
         [percent[converted], percent[~converted]],
         bins=list(edges),
