@@ -44,6 +44,14 @@ CONTENT_SETTINGS = {
 }
 
 
+# what the report tells of the run; how the archive was reached changes nothing in it
+REPORT_SETTINGS = {
+    **CONTENT_SETTINGS,
+    "archive": {key: config["archive"][key] for key in ("bucket", "prefix")},
+    "tiles": config["tiles"],
+    "sample": config["sample"],
+}
+
 REPORT_TABLES = [f"{RESULTS}/report/{name}" for name in TABLES]
 
 
@@ -77,7 +85,9 @@ onstart:
     # What keeps a run from beginning ends it here in one line, not as a failed job.
     try:
         hold_lock(f"{RESULTS}/.lock")
-        if any(job.rule.name == "discover_tiles" for job in workflow.dag.needrun_jobs()):
+        if any(
+            job.rule.name == "discover_tiles" for job in workflow.dag.needrun_jobs()
+        ):
             probe_archive(config["archive"])
     except (RunningElsewhere, ArchiveUnreachable) as error:
         sys.exit(f"Stopped before the first job: {error}")

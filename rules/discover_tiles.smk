@@ -8,7 +8,7 @@ checkpoint discover_tiles:
     conda:
         "../envs/environment.yaml"
     params:
-        archive={key: config["archive"][key] for key in ("bucket", "prefix")},
+        archive=REPORT_SETTINGS["archive"],
         tiles=config["tiles"],
         sample=config["sample"],
     message:

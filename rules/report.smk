@@ -19,7 +19,7 @@ rule report:
     conda:
         "../envs/environment.yaml"
     params:
-        settings=config,
+        settings=REPORT_SETTINGS,
     message:
         "Summing up all tiles in {RESULTS}/report"
     script:

@@ -12,7 +12,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,11 +90,11 @@ class _Blocker(http.server.BaseHTTPRequestHandler):
         request = urllib.request.Request(self.upstream + self.path, headers=passed)
         try:
             with urllib.request.urlopen(request) as response:
-                self.answer(response.status, dict(response.headers), response.read())
+                self.answer(response.status, response.headers, response.read())
         except urllib.error.HTTPError as error:
             self.answer(error.code, {}, error.read())
 
-    def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+    def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         self.send_response(status)
         for key in ("ETag", "Last-Modified", "Content-Range", "Content-Type"):
             if key in headers:
@@ -193,9 +193,11 @@ def counting(count: Callable[[], int]) -> Iterator[list[int]]:
 
     thread = threading.Thread(target=sample)
     thread.start()
-    yield seen
-    ended.set()
-    thread.join()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        thread.join()
 
 
 @pytest.fixture(scope="module")
