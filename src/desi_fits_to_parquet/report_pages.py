@@ -219,7 +219,6 @@ def provenance_page(settings: Mapping[str, Any]) -> str:
         ".venv/bin/snakemake --report report.html --configfile config/this-run.yaml"
     )
     archive = settings["archive"]
-    endpoint = archive["endpoint"] or f"the AWS region {archive['region']}"
     cite = [
         f"Data: DESI {release}"
         + (f"; cite {paper}." if paper else "; cite the paper of this release."),
@@ -232,7 +231,7 @@ def provenance_page(settings: Mapping[str, Any]) -> str:
     return html_page(
         "Provenance",
         heading("Archive"),
-        paragraph(f"{archive['bucket']}/{archive['prefix']} at {endpoint}: DESI {release}."),
+        paragraph(f"{archive['bucket']}/{archive['prefix']}: DESI {release}."),
         heading("Versions"),
         plain_table(versions, {"what": "what", "version": "version"}),
         heading("To reproduce this run"),
