@@ -221,9 +221,9 @@ def test_the_run_of_2025_gives_its_true_totals(tmp_path):
                 m | {"bytes_archive": fits, "bytes_fetched": fits, "bytes_parquet": parquet}
             )
     write_run(tmp_path, markers=markers)
-    start = time.perf_counter()
+    start = time.process_time()  # of this process alone: other work on the machine does not count
     summary = build(tmp_path)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     assert summary["tiles"] == 12_207
     assert round(summary["bytes_archive"] / 2**30, 2) == 4394.05
     assert round(summary["reduction_percent"], 2) == 97.65
