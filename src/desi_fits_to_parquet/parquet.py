@@ -58,7 +58,9 @@ def open_writer(
             if pa.types.is_string(kind) or field.name in ("mask", "b_mask", "r_mask", "z_mask"):
                 dictionaries.append(leaf)
             else:
-                encodings[leaf] = "PLAIN" if pa.types.is_boolean(kind) else "BYTE_STREAM_SPLIT"
+                # Parquet allows it for integers too, but DuckDB 1.4 reads floating point only
+                split = pa.types.is_floating(kind)
+                encodings[leaf] = "BYTE_STREAM_SPLIT" if split else "PLAIN"
     filtered = [f.name for f in fields if f.name in _STATISTICS]
     writer = pq.ParquetWriter(
         path,

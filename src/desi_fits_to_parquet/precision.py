@@ -5,8 +5,8 @@ steps make the dropped bits zero, which BYTE_STREAM_SPLIT and zstd then store fo
 
 Numbers (`bound` below repeats them as code):
 
-- flux: a multiple of `step`, the largest power of two that is at most `tolerance` times the
-  pixel's sigma = 1/sqrt(ivar); the error is at most step/2, that is tolerance/2 sigma (sigma/16 by
+- flux: a multiple of `step`, the largest power of two below `tolerance` times the pixel's
+  sigma = 1/sqrt(ivar); the error is at most step/2, that is tolerance/2 sigma (sigma/16 by
   default), and the variance added is step**2/12;
 - ivar: rounded to `bits` significant bits; the relative error is at most 2**-bits (0.4 % for 8).
 

@@ -105,6 +105,14 @@ def record_fields(settings: Mapping[str, Any]) -> tuple[Field, ...]:
     ]  # fmt: skip
     fields += [_copied(c) for c in tables["redrock", "REDSHIFTS"][1:]]
     if settings["selection"]["preset"] == "desi_qso":
+        meanings = {
+            "z": "Redshift: redrock's, or that of QuasarNET's run where qso_maskbits has bit 4",
+            "zerr": "Error of z",
+        }
+        fields = [
+            field._replace(description=meanings.get(field.name, field.description))
+            for field in fields
+        ]
         fields += [
             _made("qso_maskbits", pa.int32(), "meta.code.class",
                   "Why it is a quasar: bit 1 redrock, 2 MgII, 3 QuasarNET, 4 QuasarNET redshift"),

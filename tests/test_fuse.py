@@ -1,0 +1,590 @@
+"""Fusion: four files to one record, whatever is missing; broken input is an outcome."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from astropy.io import fits as astropy_fits
+from fusion_tiles import (
+    TILE,
+    changed,
+    convert,
+    converted,
+    copy_tile,
+    different_columns,
+    edit_fits,
+    write_tile,
+)
+
+from desi_fits_to_parquet.fuse import fuse_tile
+from desi_fits_to_parquet.schema import record_fields
+from desi_fits_to_parquet.selection import select_targets
+from desi_fits_to_parquet.tile import Tile
+
+Settings = dict[str, Any]
+
+pytestmark = pytest.mark.filterwarnings("ignore::astropy.units.UnitsWarning")
+
+EVERYTHING = {
+    "fibermap": "all", "scores": True, "tsnr2": True, "rrdetails_scans": True,
+    "qso_mgii": True, "qso_qn": True,
+}  # fmt: skip
+OPTIONAL = ("emline", "rrdetails", "qso_mgii", "qso_qn")
+
+
+@pytest.fixture(scope="module")
+def tile_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tile(tmp_path_factory.mktemp("tile"))
+
+
+@pytest.fixture
+def broken(tile_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the tile, to be broken."""
+    return copy_tile(tile_folder, tmp_path / "broken")
+
+
+def read_fits(folder: Path, kind: str, hdu: str) -> dict[int, Any]:
+    """Rows of a table by TARGETID."""
+    table = astropy_fits.getdata(folder / TILE.file_name(kind), hdu)
+    return {int(row["TARGETID"]): row for row in table}
+
+
+def test_fields_differ_from_the_tables_they_come_from(
+    tile_folder: Path, tmp_path: Path, settings: Settings
+) -> None:
+    config = changed(settings, columns=EVERYTHING)
+    table = converted(tile_folder, tmp_path, config)
+    assert table.num_rows > 5
+    fields = [field for field in record_fields(config) if field.source]
+    assert {field.source[:2] for field in fields if field.source} == {
+        ("redrock", "REDSHIFTS"), ("redrock", "TSNR2"), ("coadd", "FIBERMAP"), ("coadd", "SCORES"),
+        ("emline", "EMLINEFIT"), ("qso_mgii", "MGII"), ("qso_qn", "QN_RR"),
+    }  # fmt: skip
+    ids = table["targetid"].to_pylist()
+    tables = {f.source[:2]: read_fits(tile_folder, *f.source[:2]) for f in fields if f.source}
+    for field in fields:
+        assert field.source
+        kind, hdu, column = field.source
+        rows = tables[kind, hdu]
+        there = column in next(iter(rows.values())).array.names
+        for target, value in zip(ids, table[field.name].to_pylist(), strict=True):
+            if target not in rows or not there:
+                assert value is None, field
+                continue
+            wanted = rows[target][column]
+            if isinstance(value, str):
+                assert value == wanted.strip(), field
+            else:
+                np.testing.assert_array_equal(value, wanted, err_msg=field.name)
+
+
+def test_rows_are_not_sorted_by_targetid(
+    tile_folder: Path, tmp_path: Path, settings: Settings
+) -> None:
+    ids = converted(tile_folder, tmp_path, settings)["targetid"].to_pylist()
+    assert ids == sorted(ids)
+
+
+def test_spectra_are_those_of_another_target(
+    tile_folder: Path, tmp_path: Path, settings: Settings
+) -> None:
+    lossless = changed(settings, precision={"mode": "lossless"}, spectra={"cameras": "separate"})
+    table = converted(tile_folder, tmp_path, lossless)
+    with astropy_fits.open(tile_folder / TILE.file_name("coadd")) as hdus:
+        rows = {int(t): i for i, t in enumerate(hdus["FIBERMAP"].data["TARGETID"])}
+        for camera in "brz":
+            for quantity in ("flux", "ivar", "mask"):
+                image = hdus[f"{camera.upper()}_{quantity.upper()}"].data
+                for record in table.select(["targetid", f"{camera}_{quantity}"]).to_pylist():
+                    exact = image[rows[record["targetid"]]]
+                    stored = np.array(record[f"{camera}_{quantity}"], exact.dtype.newbyteorder("="))
+                    assert stored.tobytes() == exact.astype(stored.dtype).tobytes()
+            wave = hdus[f"{camera.upper()}_WAVELENGTH"].data
+            assert table[f"{camera}_wavelength"][0].as_py() == wave.tolist()
+
+
+def test_combined_spectra_are_cut_elsewhere(
+    tile_folder: Path, tmp_path: Path, settings: Settings
+) -> None:
+    table = converted(tile_folder, tmp_path, settings)
+    for name in ("wavelength", "flux", "ivar", "mask"):
+        assert {len(item) for item in table[name].to_pylist()} == {7751}
+    wave = np.array(table["wavelength"][0].as_py())
+    assert (np.diff(wave) > 0).all()
+    assert wave[[0, -1]] == pytest.approx([3600, 9800])
+    narrow = changed(settings, spectra={"wavelength_range": [4000, 4100]})
+    assert len(converted(tile_folder, tmp_path, narrow)["flux"][0]) == 126
+
+
+def test_best_fits_are_incomplete_or_out_of_order(
+    tile_folder: Path, tmp_path: Path, settings: Settings
+) -> None:
+    table = converted(tile_folder, tmp_path, settings)
+    assert pa.types.is_struct(table.schema.field("rrdetails").type.value_type)
+    with h5py.File(tile_folder / TILE.file_name("rrdetails")) as details:
+        for target, fits in zip(
+            table["targetid"].to_pylist(), table["rrdetails"].to_pylist(), strict=True
+        ):
+            source = details[f"zfit/{target}/zfit"][()]
+            assert len(fits) == len(source)
+            assert [fit["chi2"] for fit in fits] == sorted(source["chi2"])
+            for fit in fits:
+                (same,) = [row for row in source if row["chi2"] == fit["chi2"]]
+                assert list(fit) == [
+                    "spectype", "subtype", "z", "zerr", "zwarn", "chi2", "deltachi2",
+                    "npixels", "znum",
+                ]  # fmt: skip
+                for name, value in fit.items():
+                    wanted = same[name]
+                    assert value == (wanted.decode() if isinstance(wanted, bytes) else wanted)
+
+
+def test_scans_are_those_of_another_target(
+    tile_folder: Path, tmp_path: Path, settings: Settings
+) -> None:
+    table = converted(tile_folder, tmp_path, changed(settings, columns={"rrdetails_scans": True}))
+    with h5py.File(tile_folder / TILE.file_name("rrdetails")) as details:
+        order = details["targetids"][()].tolist()
+        for record in table.select(["targetid", "rrdetails_scans"]).to_pylist()[:3]:
+            scans = {scan["template"]: scan for scan in record["rrdetails_scans"]}
+            assert sorted(scans) == sorted(details["zscan"])
+            for template, scan in scans.items():
+                group = details["zscan"][template]
+                row = order.index(record["targetid"])
+                assert scan["redshift"] == group["redshifts"][()].tolist()
+                assert scan["chi2"] == group["zchi2"][row].tolist()
+                assert scan["penalty"] == group["penalty"][row].tolist()
+
+
+def test_the_preset_keeps_no_redshift_of_redrock(tmp_path: Path, settings: Settings) -> None:
+    folder = write_tile(tmp_path / "tile", n_targets=80)
+    config = changed(settings, selection={"preset": "desi_qso"})
+    table = converted(folder, tmp_path / "out", config)
+    redshifts = read_fits(folder, "redrock", "REDSHIFTS")
+    selection = select_targets(
+        folder / TILE.file_name("redrock"), "main", config,
+        folder / TILE.file_name("qso_mgii"), folder / TILE.file_name("qso_qn"),
+    )  # fmt: skip
+    assert table["z"].to_pylist() == selection.z.tolist()
+    assert table["qso_maskbits"].to_pylist() == selection.qso_maskbits.tolist()
+    replaced = 0
+    for record in table.select(["targetid", "z", "z_rr", "zerr_rr", "qso_maskbits"]).to_pylist():
+        row = redshifts[record["targetid"]]
+        assert (record["z_rr"], record["zerr_rr"]) == (row["Z"], row["ZERR"])
+        assert (record["qso_maskbits"] & 16 > 0) or record["z"] == record["z_rr"]
+        replaced += record["z"] != record["z_rr"]
+    assert replaced
+
+
+def test_schema_depends_on_which_files_or_targets_are_there(
+    broken: Path, tmp_path: Path, settings: Settings
+) -> None:
+    config = changed(settings, columns=EVERYTHING)
+    full = converted(broken, tmp_path / "full", config)
+    nobody = changed(config, selection={"z": [90, 91]})
+    empty = converted(broken, tmp_path / "empty", nobody)
+    for kind in OPTIONAL:
+        (broken / TILE.file_name(kind)).unlink()
+    poor = converted(broken, tmp_path / "poor", config)
+    assert empty.num_rows == 0
+    for other in (empty, poor):
+        same = [b"desi_fits_to_parquet.schema"]
+        assert other.schema.equals(full.schema, check_metadata=False)
+        for name in full.column_names:
+            assert other.schema.field(name).metadata == full.schema.field(name).metadata
+        assert [other.schema.metadata[k] for k in same] == [full.schema.metadata[k] for k in same]
+    for name in ("oii_flux", "halpha_ndof", "is_qso_mgii", "c_lya", "rrdetails", "rrdetails_scans"):
+        assert poor[name].null_count == poor.num_rows > 0
+    assert poor["flux"].equals(full["flux"])
+
+
+def test_targets_missing_from_an_optional_file_are_not_null(
+    broken: Path, tmp_path: Path, settings: Settings
+) -> None:
+    path = broken / TILE.file_name("emline")
+
+    def halve(hdus: Any) -> None:
+        hdus["EMLINEFIT"].data = hdus["EMLINEFIT"].data[::2].copy()
+
+    edit_fits(path, halve)
+    kept = set(read_fits(broken, "emline", "EMLINEFIT"))
+    with h5py.File(broken / TILE.file_name("rrdetails"), "a") as details:
+        gone = int(details["targetids"][0])
+        del details[f"zfit/{gone}"]
+    everyone = changed(settings, selection={"spectypes": ["QSO", "GALAXY", "STAR"], "zwarn": None})
+    table = converted(broken, tmp_path / "out", everyone)
+    for record in table.select(["targetid", "oii_flux", "rrdetails"]).to_pylist():
+        assert (record["oii_flux"] is None) == (record["targetid"] not in kept)
+        assert (record["rrdetails"] is None) == (record["targetid"] == gone)
+
+
+@pytest.mark.parametrize("form", ["unsigned", "compressed", "compressed_unsigned"])
+def test_a_form_of_mask_reads_differently(tmp_path: Path, settings: Settings, form: str) -> None:
+    tables = [
+        converted(
+            write_tile(tmp_path / name, n_targets=12, mask_form=name, kinds=("coadd", "redrock")),
+            tmp_path / f"out-{name}",
+            changed(settings, spectra={"masked_pixels": "no_weight"}),
+        )
+        for name in ("int32", form)
+    ]
+    assert different_columns(*tables) == []
+    assert any(any(mask) for mask in tables[0]["mask"].to_pylist())
+
+
+def test_newer_redrock_columns_are_refused(tmp_path: Path, settings: Settings) -> None:
+    new = write_tile(
+        tmp_path / "new", n_targets=12, redrock_columns="newer", kinds=("coadd", "redrock")
+    )
+    old = write_tile(tmp_path / "old", n_targets=12, kinds=("coadd", "redrock"))
+    tables = [converted(folder, tmp_path / folder.name[::-1], settings) for folder in (new, old)]
+    assert tables[0].schema.equals(tables[1].schema)
+    assert tables[0]["targetid"].equals(tables[1]["targetid"])
+    assert tables[0]["fitmethod"].null_count == 0
+    assert tables[1]["fitmethod"].null_count == tables[1].num_rows
+
+
+def test_redrock_in_another_order_gives_another_table(tmp_path: Path, settings: Settings) -> None:
+    tables = [
+        converted(
+            write_tile(tmp_path / str(shuffle), shuffle_redrock=shuffle),
+            tmp_path / f"out-{shuffle}",
+            settings,
+        )
+        for shuffle in (False, True)
+    ]
+    # the simulation draws the best fits row by row
+    assert different_columns(*tables) == ["rrdetails"]
+
+
+def test_a_tile_of_survey_validation_needs_other_settings(
+    tmp_path: Path, settings: Settings
+) -> None:
+    tile = Tile("sv3", "dark", 10000)
+    folder = write_tile(tmp_path / "tile", tile, production="fuji", mask_form="unsigned")
+    table = converted(folder, tmp_path / "out", settings, tile)
+    assert set(table["survey"].to_pylist()) == {"sv3"}
+    assert table["sv3_desi_target"].null_count == 0
+
+
+def test_real_files_do_not_convert(real_data: Path, tmp_path: Path, settings: Settings) -> None:
+    tile = Tile("special", "dark", 27247)
+    folder = real_data / "special/dark/272/27247"
+    galaxies = changed(settings, selection={"spectypes": ["GALAXY"]})
+    table = converted(folder, tmp_path, galaxies, tile)
+    assert table.num_rows == 1
+    assert table["fitmethod"][0].as_py()
+    lossless = changed(galaxies, precision={"mode": "lossless"}, spectra={"cameras": "separate"})
+    exact = converted(folder, tmp_path, lossless, tile)
+    with astropy_fits.open(folder / "coadd-special-dark-27247.fits") as hdus:
+        assert exact["r_flux"][0].as_py() == hdus["R_FLUX"].data[0].tolist()
+
+
+def test_real_best_fits_do_not_convert(real_data: Path) -> None:
+    from desi_fits_to_parquet.record import open_details, read_best_fits, read_scans
+
+    path = real_data / "redrock-details/rrdetails-0-100-thru20210505.h5"
+    targets = np.array([39633393167633604, 1, 616094145466860255])
+    with open_details(path) as details:
+        fits = read_best_fits(details, targets).to_pylist()
+        scans = read_scans(details, targets).to_pylist()
+    assert fits[1] is None
+    assert scans[1] is None
+    assert len(fits[0]) == 6
+    assert [fit["chi2"] for fit in fits[2]] == sorted(fit["chi2"] for fit in fits[2])
+    assert [scan["template"] for scan in scans[0]] == ["GALAXY", "QSO:::HIZ"]
+
+
+def test_the_same_input_gives_other_bytes(
+    tile_folder: Path, tmp_path: Path, settings: Settings
+) -> None:
+    elsewhere = copy_tile(tile_folder, tmp_path / "elsewhere" / "deep")
+    _, _, first = convert(TILE, tile_folder, tmp_path / "a", settings)
+    _, _, second = convert(TILE, elsewhere, tmp_path / "b", settings)
+    assert first.read_bytes() == second.read_bytes()
+    assert str(tmp_path).encode() not in first.read_bytes()
+
+
+def test_provenance_is_not_in_the_file(broken: Path, tmp_path: Path, settings: Settings) -> None:
+    sources = {
+        kind: {"key": f"dr1/{kind}", "size": 1, "etag": f"etag-{kind}", "sha256": "ab" * 32,
+               "bytes_fetched": 1}
+        for kind in ("coadd", "redrock", "emline", "rrdetails")
+    }  # fmt: skip
+    download = {"outcome": None, "mode": "files", "sources": sources, "bytes_archive": 12345}
+    (broken / "download.json").write_text(json.dumps(download))
+    record, marker, path = convert(TILE, broken, tmp_path / "out", settings)
+    metadata = json.loads(pq.read_schema(path).metadata[b"desi_fits_to_parquet"])
+    assert metadata["sources"]["coadd"] == {
+        "key": "dr1/coadd", "etag": "etag-coadd", "sha256": "ab" * 32,
+    }  # fmt: skip
+    assert set(metadata["sources"]) == set(sources)
+    assert metadata["settings"]["precision"] == settings["precision"]
+    assert metadata["version"]
+    assert "desispec" in metadata["pipeline"]["coadd"]
+    assert record["bytes_causes"]["archive"] == marker["bytes_archive"] == 12345
+
+
+def test_rows_alone_convert_to_another_table_than_whole_files(
+    tile_folder: Path, tmp_path: Path, settings: Settings
+) -> None:
+    """The rows mode of the transfer writes a coadd of the selected targets alone."""
+    whole = converted(tile_folder, tmp_path / "whole", settings)
+    cut = copy_tile(tile_folder, tmp_path / "cut")
+    wanted = whole["targetid"].to_pylist()
+
+    def keep_selected(hdus: Any) -> None:
+        keep = np.isin(hdus["FIBERMAP"].data["TARGETID"], wanted)
+        for hdu in hdus[1:]:
+            if "EXP" not in hdu.name and hdu.data.shape[0] == len(keep):
+                hdu.data = hdu.data[keep].copy()
+
+    edit_fits(cut / TILE.file_name("coadd"), keep_selected)
+    record, _, _ = convert(TILE, cut, tmp_path / "refused", settings)
+    assert "HDU FIBERMAP has" in record["reason"]
+    (cut / "download.json").write_text(json.dumps({"outcome": None, "mode": "rows"}))
+    assert different_columns(converted(cut, tmp_path / "rows", settings), whole) == []
+    # nothing selected: no coadd is fetched at all, and the file is the same to the byte
+    nobody = changed(settings, selection={"z": [90, 91]})
+    _, _, with_coadd = convert(TILE, tile_folder, tmp_path / "none", nobody)
+    (cut / TILE.file_name("coadd")).unlink()
+    _, marker, without = convert(TILE, cut, tmp_path / "nothing", nobody)
+    assert marker["outcome"] == "no_targets"
+    assert without.read_bytes() == with_coadd.read_bytes()
+
+
+def test_a_failed_download_is_not_passed_on(tmp_path: Path, settings: Settings) -> None:
+    (tmp_path / "fits").mkdir()
+    download = {"outcome": "missing_source", "reason": "no redrock", "requests": 3, "retries": 1}
+    (tmp_path / "fits/download.json").write_text(json.dumps(download))
+    record, marker, path = convert(TILE, tmp_path / "fits", tmp_path / "out", settings)
+    assert (record["outcome"], record["reason"]) == ("missing_source", "no redrock")
+    assert (marker["outcome"], marker["reason"]) == ("missing_source", "no redrock")
+    assert (marker["requests"], marker["bytes_parquet"], marker["sha256"]) == (3, 0, None)
+    assert list(path.parent.iterdir()) == []
+
+
+# ----------------------------------------------------------------------------- broken input
+
+
+def drop_hdu(name: str) -> Callable[[Path, Path], None]:
+    def change(_coadd: Path, _redrock: Path) -> None:
+        path = _redrock if name in ("REDSHIFTS", "TSNR2") else _coadd
+        edit_fits(path, lambda hdus: hdus.pop(name))
+
+    return change
+
+
+def drop_column(file: str, hdu: str, column: str) -> Callable[[Path, Path], None]:
+    def change(coadd: Path, redrock: Path) -> None:
+        def drop(hdus: Any) -> None:
+            hdus[hdu] = astropy_fits.BinTableHDU.from_columns(
+                [c for c in hdus[hdu].columns if c.name != column], name=hdu
+            )
+
+        edit_fits({"coadd": coadd, "redrock": redrock}[file], drop)
+
+    return change
+
+
+def change_coadd(change: Callable[[Any], None]) -> Callable[[Path, Path], None]:
+    return lambda coadd, _redrock: edit_fits(coadd, change)
+
+
+def fewer_rows(hdus: Any) -> None:
+    hdus["FIBERMAP"].data = hdus["FIBERMAP"].data[:-1].copy()
+
+
+def other_target(hdus: Any) -> None:
+    hdus["FIBERMAP"].data["TARGETID"][0] = 77
+
+
+def same_target(hdus: Any) -> None:
+    hdus["FIBERMAP"].data["TARGETID"][0] = hdus["FIBERMAP"].data["TARGETID"][1]
+
+
+def narrow_image(hdus: Any) -> None:
+    hdus["R_IVAR"].data = hdus["R_IVAR"].data[:, :-1].copy()
+
+
+def short_image(hdus: Any) -> None:
+    hdus["Z_MASK"].data = hdus["Z_MASK"].data[:-1].copy()
+
+
+def set_pixels(hdu: str, value: float) -> Callable[[Any], None]:
+    def change(hdus: Any) -> None:
+        hdus[hdu].data[:, 1000] = value
+
+    return change
+
+
+def decreasing(hdus: Any) -> None:
+    hdus["B_WAVELENGTH"].data = hdus["B_WAVELENGTH"].data[::-1].copy()
+
+
+def cut_short(coadd: Path, _redrock: Path) -> None:
+    coadd.write_bytes(coadd.read_bytes()[:-5000])
+
+
+COADD, REDROCK = (rf"^{kind}-main-dark-10000\.fits: " for kind in ("coadd", "redrock"))
+
+
+@pytest.mark.parametrize(
+    ("breaks", "sentence"),
+    [
+        pytest.param(drop_hdu("B_FLUX"), COADD + "HDU B_FLUX is missing", id="missing image"),
+        pytest.param(drop_hdu("FIBERMAP"), COADD + "HDU FIBERMAP is missing", id="missing table"),
+        pytest.param(drop_hdu("REDSHIFTS"), REDROCK + "HDU REDSHIFTS is missing", id="redshifts"),
+        pytest.param(drop_column("redrock", "REDSHIFTS", "Z"),
+                     REDROCK + "HDU REDSHIFTS has no column Z", id="missing column"),
+        pytest.param(drop_column("redrock", "REDSHIFTS", "COEFF"),
+                     REDROCK + "HDU REDSHIFTS has no column COEFF", id="missing output column"),
+        pytest.param(drop_column("coadd", "FIBERMAP", "EBV"),
+                     COADD + "HDU FIBERMAP has no column EBV", id="missing coadd column"),
+        pytest.param(change_coadd(fewer_rows),
+                     COADD + r"HDU FIBERMAP has 23 rows, redrock's REDSHIFTS has 24", id="rows"),
+        pytest.param(change_coadd(other_target),
+                     COADD + r"HDU FIBERMAP and .* different targets.* 77$", id="targets"),
+        pytest.param(change_coadd(same_target),
+                     COADD + r"HDU FIBERMAP holds TARGETID \d+ more than once", id="duplicates"),
+        pytest.param(change_coadd(narrow_image), COADD + r"HDU R_IVAR has shape \(24, 2325\)",
+                     id="image width"),
+        pytest.param(change_coadd(short_image), COADD + r"HDU Z_MASK has shape \(23, 2881\)",
+                     id="image rows"),
+        pytest.param(change_coadd(set_pixels("B_IVAR", np.nan)),
+                     COADD + r"HDU B_IVAR is nan in row \d+, pixel 1000", id="NaN in ivar"),
+        pytest.param(change_coadd(set_pixels("B_IVAR", -1)),
+                     COADD + r"HDU B_IVAR is -1\.0 in row \d+, pixel 1000", id="negative ivar"),
+        pytest.param(change_coadd(decreasing), COADD + "the wavelengths of arm B do not increase",
+                     id="wavelengths"),
+        pytest.param(cut_short, COADD + r"HDU \w+ needs \d+ bytes, .* cut short", id="cut short"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_converted_or_crashes(
+    broken: Path,
+    tmp_path: Path,
+    settings: Settings,
+    breaks: Callable[[Path, Path], None],
+    sentence: str,
+) -> None:
+    breaks(broken / TILE.file_name("coadd"), broken / TILE.file_name("redrock"))
+    record, marker, path = convert(TILE, broken, tmp_path / "out", settings)
+    assert record["outcome"] == marker["outcome"] == "corrupt_source"
+    assert re.search(sentence, record["reason"]), record["reason"]
+    assert marker["reason"] == record["reason"]
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("keep", [0, 100, 0.5, 0.95])
+def test_hdf5_cut_short_is_converted_or_crashes(
+    broken: Path, tmp_path: Path, settings: Settings, keep: float
+) -> None:
+    path = broken / TILE.file_name("rrdetails")
+    data = path.read_bytes()
+    path.write_bytes(data[: int(keep * len(data) if keep < 1 else keep)])
+    record, _, _ = convert(TILE, broken, tmp_path / "out", settings)
+    assert record["outcome"] == "corrupt_source"
+    assert record["reason"].startswith("rrdetails-main-dark-10000.h5: not a readable HDF5 file")
+
+
+def test_emline_with_a_target_twice_is_converted(
+    broken: Path, tmp_path: Path, settings: Settings
+) -> None:
+    def repeat(hdus: Any) -> None:
+        hdus["EMLINEFIT"].data["TARGETID"][0] = hdus["EMLINEFIT"].data["TARGETID"][1]
+
+    edit_fits(broken / TILE.file_name("emline"), repeat)
+    record, _, _ = convert(TILE, broken, tmp_path / "out", settings)
+    assert record["outcome"] == "corrupt_source"
+    assert record["reason"].startswith("emline-main-dark-10000.fits: HDU EMLINEFIT holds TARGETID")
+
+
+def test_nan_in_flux_without_weight_fails_the_tile(
+    broken: Path, tmp_path: Path, settings: Settings
+) -> None:
+    def dead_pixel(hdus: Any) -> None:
+        hdus["B_FLUX"].data[:, 1000] = np.nan
+        hdus["B_IVAR"].data[:, 1000] = 0
+
+    edit_fits(broken / TILE.file_name("coadd"), dead_pixel)
+    record, marker, _ = convert(TILE, broken, tmp_path / "out", settings)
+    assert marker["outcome"] == "converted"
+    edit_fits(broken / TILE.file_name("coadd"), set_pixels("B_IVAR", 1.0))
+    record, _, _ = convert(TILE, broken, tmp_path / "out", settings)
+    assert "HDU B_FLUX is nan" in record["reason"]
+
+
+def test_an_old_parquet_survives_a_tile_that_fails(
+    broken: Path, tmp_path: Path, settings: Settings
+) -> None:
+    _, _, path = convert(TILE, broken, tmp_path / "out", settings)
+    assert path.exists()
+    (broken / TILE.file_name("coadd")).write_bytes(b"")
+    convert(TILE, broken, tmp_path / "out", settings)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_full_disk_is_taken_for_bad_data(
+    tile_folder: Path, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: Any, **_kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_batch", full)
+    with pytest.raises(OSError, match="No space left"):
+        fuse_tile(TILE, tile_folder, tmp_path / "out", settings)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_fusion_job_imports_what_it_need_not(
+    tile_folder: Path, tmp_path: Path, settings: Settings
+) -> None:
+    code = (
+        "import json, sys; from pathlib import Path;"
+        "from desi_fits_to_parquet.fuse import fuse_tile;"
+        "from desi_fits_to_parquet.tile import Tile;"
+        "s, f, o = sys.argv[1:];"
+        "fuse_tile(Tile('main', 'dark', 10000), Path(f), Path(o), json.loads(s));"
+        "print([m for m in ('pandas', 'astropy', 'boto3', 'pyarrow.compute') if m in sys.modules])"
+    )
+    arguments = [json.dumps(settings), str(tile_folder), str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+def test_memory_grows_with_the_tile(tmp_path: Path, settings: Settings) -> None:
+    """Four times the targets, all selected, may not need much more than a few blocks."""
+    everyone = changed(settings, selection={"spectypes": ["QSO", "GALAXY", "STAR"], "zwarn": None})
+    code = (
+        "import json, sys; from pathlib import Path;"
+        "from desi_fits_to_parquet.fuse import fuse_tile;"
+        "from desi_fits_to_parquet.tile import Tile;"
+        "s, f, o = sys.argv[1:];"
+        "r = fuse_tile(Tile('main', 'dark', 10000), Path(f), Path(o), json.loads(s));"
+        "status = Path('/proc/self/status').read_text().split();"
+        "print(r['n_rows'], int(status[status.index('VmHWM:') + 1]) / 1024)"
+    )
+    peaks = []
+    for n in (70, 280):
+        folder = write_tile(tmp_path / str(n), n_targets=n, kinds=("coadd", "redrock"))
+        arguments = [json.dumps(everyone), str(folder), str(tmp_path / f"out{n}")]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+        )
+        shutil.rmtree(folder)
+        peaks.append(float(done.stdout.split()[1]))
+    assert peaks[1] < 300
+    assert peaks[1] - peaks[0] < 40

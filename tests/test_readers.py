@@ -1,0 +1,154 @@
+"""The readers that the files are made for: DuckDB, pyarrow, pandas, Polars, astropy."""
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+from astropy.table import Table
+from fusion_tiles import changed, converted, write_tile
+
+from desi_fits_to_parquet.parquet import ROW_GROUP
+from desi_fits_to_parquet.readers import read_astropy
+from desi_fits_to_parquet.tile import Tile
+
+# two surveys and programs over one pixel number, and a tile without targets
+TILES = (Tile("main", "dark", 17), Tile("main", "bright", 17), Tile("sv3", "dark", 17))
+
+pytestmark = pytest.mark.filterwarnings("ignore::astropy.units.UnitsWarning")
+
+
+@pytest.fixture(scope="module")
+def settings() -> dict[str, Any]:
+    from conftest import REPOSITORY
+
+    from desi_fits_to_parquet.config import load_config
+
+    return load_config(REPOSITORY / "config/schema.yaml")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory, settings: dict[str, Any]) -> Path:
+    """The folder `parquet` of a run over three tiles, one of them without targets."""
+    root = tmp_path_factory.mktemp("run")
+    for tile in TILES:
+        folder = write_tile(root / "fits" / tile.name, tile)
+        out = root / f"parquet/survey={tile.survey}/program={tile.program}/healpix={tile.healpix}"
+        limits = [90, 91] if tile.program == "bright" else None
+        converted(folder, out, changed(settings, selection={"z": limits}), tile)
+    return root / "parquet"
+
+
+def expected(tree: Path) -> list[tuple[Any, ...]]:
+    rows: list[tuple[Any, ...]] = []
+    for path in tree.rglob("*.parquet"):
+        with pq.ParquetFile(path) as parquet:
+            rows += parquet.read(["survey", "program", "healpix", "targetid", "z"]).to_pylist()
+    return sorted(tuple(row.values()) for row in rows)
+
+
+def test_duckdb_does_not_read_the_tree(tree: Path) -> None:
+    glob = f"{tree}/**/*.parquet"
+    for options in ("", ", hive_partitioning = true"):
+        rows = duckdb.sql(
+            f"SELECT survey, program, healpix, targetid, z FROM read_parquet('{glob}'{options})"  # noqa: S608
+        ).fetchall()
+        assert sorted(rows) == expected(tree)
+    flux, fit = duckdb.sql(
+        f"SELECT flux, rrdetails[1].chi2 FROM '{glob}' WHERE survey = 'sv3' AND z > 0 LIMIT 1"  # noqa: S608
+    ).fetchone()  # type: ignore[misc]
+    assert len(flux) == 7751
+    assert fit > 0
+
+
+def test_pyarrow_does_not_read_the_tree(tree: Path) -> None:
+    for partitioning in (None, "hive"):
+        table = ds.dataset(tree, partitioning=partitioning).to_table()
+        columns = table.select(["survey", "program", "healpix", "targetid", "z"]).to_pylist()
+        assert sorted(tuple(row.values()) for row in columns) == expected(tree)
+    assert pq.read_table(tree, partitioning=None).num_rows == len(expected(tree))
+
+
+def test_pandas_does_not_read_the_tree(tree: Path) -> None:
+    frame = pd.read_parquet(tree, partitioning=None)
+    columns = frame[["survey", "program", "healpix", "targetid", "z"]]
+    assert sorted(columns.itertuples(index=False, name=None)) == expected(tree)
+    assert {len(flux) for flux in frame["flux"]} == {7751}
+
+
+def test_polars_does_not_read_the_tree(tree: Path) -> None:
+    for source in (tree, f"{tree}/**/*.parquet"):
+        frame = pl.scan_parquet(source).collect()
+        columns = frame.select("survey", "program", "healpix", "targetid", "z")
+        assert sorted(columns.rows()) == expected(tree)
+    assert isinstance(frame.schema["rrdetails"].inner, pl.Struct)  # type: ignore[attr-defined]
+
+
+def test_astropy_shows_no_units(tree: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    tile = TILES[0]
+    folder = tree.parent / "fits" / tile.name
+    simple = changed(settings, columns={"rrdetails": False})
+    for limits in (None, [90, 91]):
+        config = changed(simple, selection={"z": limits})
+        written = converted(folder, tmp_path, config, tile)
+        table = Table.read(tmp_path / f"{tile.name}.parquet", format="parquet.votable")
+        assert table.colnames == written.column_names
+        assert table["targetid"].tolist() == written["targetid"].to_pylist()
+        assert table["flux"].unit.to_string() == "1e-17 erg / (Angstrom s cm2)"
+        assert str(table["wavelength"].unit) == "Angstrom"
+        assert str(table["target_ra"].unit) == "deg"
+        assert str(table["flux_g"].unit) == "nanomaggy"
+        assert table["z"].description == "Redshift of the best fit (redrock)"
+        assert table["z"].meta["ucd"] == "src.redshift;meta.main"
+
+
+def test_lists_of_structs_keep_astropy_from_reading_the_rest(tree: Path) -> None:
+    path = next(tree.rglob("main-dark-17.parquet"))
+    with pytest.raises(NotImplementedError, match="struct"):
+        # when this no longer raises, readers.py can go
+        Table.read(path, format="parquet.votable")
+    table = read_astropy(path)
+    assert "rrdetails" not in table.colnames
+    assert str(table["flux_ivar_g"].unit) == "1 / nanomaggy2"
+    assert len(table["flux"][0]) == 7751
+
+
+def test_one_spectrum_costs_reading_all(tmp_path: Path, settings: dict[str, Any]) -> None:
+    tile = TILES[0]
+    everyone = changed(settings, selection={"spectypes": ["QSO", "GALAXY", "STAR"], "zwarn": None})
+    folder = write_tile(tmp_path / "tile", tile, n_targets=200, kinds=("coadd", "redrock"))
+    table = converted(folder, tmp_path, everyone, tile)
+    path = tmp_path / f"{tile.name}.parquet"
+    with pq.ParquetFile(path) as parquet:
+        metadata = parquet.metadata
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        assert max(group.num_rows for group in groups) == ROW_GROUP
+        names = [groups[0].column(i).path_in_schema for i in range(metadata.num_columns)]
+        for name in ("targetid", "z", "target_ra", "target_dec"):
+            for group in groups:
+                column = group.column(names.index(name))
+                assert column.has_column_index
+                assert column.has_offset_index
+                assert column.statistics.has_min_max
+        assert groups[0].column(names.index("targetid")).bloom_filter_offset
+        assert groups[0].sorting_columns[0].column_index == names.index("targetid")
+        # the statistics leave one row group for a target
+        wanted = table["targetid"][130].as_py()
+        holding = [
+            i
+            for i, group in enumerate(groups)
+            if group.column(names.index("targetid")).statistics.min
+            <= wanted
+            <= group.column(names.index("targetid")).statistics.max
+        ]
+        assert len(holding) == 1
+        assert metadata.row_group(holding[0]).total_byte_size < 0.5 * sum(
+            group.total_byte_size for group in groups
+        )
+    row = pl.scan_parquet(path).filter(pl.col("targetid") == wanted).select("flux").collect()
+    np.testing.assert_array_equal(row["flux"][0].to_numpy(), table["flux"][130].as_py())

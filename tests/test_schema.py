@@ -1,0 +1,89 @@
+"""The record's schema: one for all tiles, with unit, description and UCD on every field."""
+
+import itertools
+from io import BytesIO
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from astropy.io import votable as astropy_votable
+from fusion_tiles import changed
+
+from desi_fits_to_parquet.schema import arrow_schema, fingerprint, record_fields, votable
+
+EVERYTHING = {
+    "fibermap": "all", "scores": True, "tsnr2": True, "emline": True, "rrdetails": True,
+    "rrdetails_scans": True, "qso_mgii": True, "qso_qn": True,
+}  # fmt: skip
+
+
+def test_the_default_record_lacks_a_field_of_the_contract(settings: dict[str, Any]) -> None:
+    names = [field.name for field in record_fields(settings)]
+    assert names[:4] == ["survey", "program", "healpix", "targetid"]
+    assert names[-4:] == ["wavelength", "flux", "ivar", "mask"]
+    assert {
+        "target_ra", "target_dec", "z", "zerr", "zwarn", "chi2", "deltachi2", "spectype",
+        "subtype", "oii_flux", "halpha_ndof", "rrdetails",
+    } <= set(names)  # fmt: skip
+    assert not {"qso_maskbits", "tsnr2_lrg", "integ_coadd_flux_b", "rrdetails_scans"} & set(names)
+
+
+@pytest.mark.parametrize("cameras", ["combined", "separate"])
+@pytest.mark.parametrize("preset", [None, "desi_qso"])
+def test_two_fields_have_one_name(
+    settings: dict[str, Any], cameras: str, preset: str | None
+) -> None:
+    for size in (0, 1, 8):
+        for chosen in itertools.islice(itertools.combinations(EVERYTHING, size), 8):
+            config = changed(
+                settings,
+                columns={name: EVERYTHING[name] for name in chosen},
+                spectra={"cameras": cameras},
+                selection={"preset": preset},
+            )
+            names = [field.name for field in record_fields(config)]
+            assert len(names) == len(set(names))
+            assert names == [name.lower() for name in names]
+
+
+def test_a_field_without_unit_description_or_ucd(settings: dict[str, Any]) -> None:
+    config = changed(settings, columns=EVERYTHING, selection={"preset": "desi_qso"})
+    fields = record_fields(config)
+    for field, declared in zip(fields, arrow_schema(fields), strict=True):
+        metadata = declared.metadata
+        assert metadata[b"description"].decode() == field.description
+        assert metadata.get(b"unit", b"").decode() == field.unit
+        # lists of structs have no UCD, everything else has
+        nested = pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type)
+        assert (b"ucd" in metadata) != nested
+    units = {field.name: field.unit for field in fields}
+    assert units["flux"] == "10**-17 erg/(s cm2 Angstrom)"
+    assert units["wavelength"] == "Angstrom"
+    assert units["target_ra"] == "deg"
+
+
+def test_the_preset_does_not_say_that_redshifts_are_replaced(settings: dict[str, Any]) -> None:
+    fields = record_fields(changed(settings, selection={"preset": "desi_qso"}))
+    described = {field.name: field.description for field in fields}
+    assert {"qso_maskbits", "z_rr", "zerr_rr", "is_qso_mgii", "z_new", "c_lya"} <= set(described)
+    assert "QuasarNET" in described["z"]
+
+
+def test_the_fingerprint_misses_a_change(settings: dict[str, Any]) -> None:
+    fields = record_fields(settings)
+    assert fingerprint(fields) == fingerprint(record_fields(settings))
+    for change in ({"unit": "mag"}, {"description": "?"}, {"type": pa.int8()}, {"name": "x"}):
+        other = (fields[0]._replace(**change), *fields[1:])
+        assert fingerprint(other) != fingerprint(fields)
+
+
+@pytest.mark.filterwarnings("ignore:The unit:astropy.units.UnitsWarning")
+def test_the_votable_is_not_one_field_a_column(settings: dict[str, Any]) -> None:
+    fields = record_fields(changed(settings, columns=EVERYTHING))
+    table = astropy_votable.parse(BytesIO(votable(fields).encode()), verify="exception")
+    described = table.get_first_table().fields
+    assert [field.name for field in described] == [field.name for field in fields]
+    assert [field.description for field in described] == [field.description for field in fields]
+    for here, there in zip(fields, described, strict=True):
+        assert (there.ucd or "") == here.ucd
+        assert (there.unit is None) == (here.unit == "")
