@@ -61,6 +61,7 @@ class Service:
         self.objects = objects
         self.choose: Choose = lambda asked: None
         self.asked: list[Asked] = []
+        self.headers: list[dict[str, str]] = []
         self.page = 1000
         self.ended = threading.Event()
         self.endpoint = ""
@@ -100,6 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
+        self.service.headers.append(dict(self.headers))
         url = urlsplit(self.path)
         bucket, _, key = unquote(url.path).lstrip("/").partition("/")
         if bucket != self.service.bucket:

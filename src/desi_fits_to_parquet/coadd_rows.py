@@ -109,6 +109,8 @@ def fetch_coadd_rows(
     name = source["key"].rpartition("/")[2]
     fits = read_fits(_walk(remote, len(expected)), source["size"], name, ahead=2 * BLOCK)
     fits = Fits(remote.read_at, fits.hdus, name)
+    if max(hdu.end for hdu in fits.hdus.values()) != source["size"]:
+        raise FetchWhole("the file does not end where its last HDU does")
     _check_headers(fits)
     _check_data(fits, "FIBERMAP")
     found = read_table(fits, "FIBERMAP", ("TARGETID",))["TARGETID"].astype(np.int64)

@@ -1,0 +1,47 @@
+"""Small simulated tiles as the objects of a bucket."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from fault_server import etag
+
+from desi_fits_to_parquet.archive import sort_by_kind
+from desi_fits_to_parquet.simulate import simulate_tile
+from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.tiles_csv import Source, Sources
+
+ROOT = "dr1/spectro/redux/iron/healpix/"
+
+
+def simulate_objects(tile: Tile, folder: Path, n_targets: int, **kwargs: Any) -> dict[str, bytes]:
+    """Simulate a tile and return its files by their keys."""
+    simulate_tile(tile, folder / tile.folder, n_targets, **kwargs)
+    return read_objects(tile, folder)
+
+
+def read_objects(tile: Tile, folder: Path) -> dict[str, bytes]:
+    return {
+        f"{ROOT}{tile.folder}/{path.name}": path.read_bytes()
+        for path in (folder / tile.folder).iterdir()
+    }
+
+
+def key_of(tile: Tile, kind: str) -> str:
+    name = tile.checksum_name("iron") if kind == "sha256sum" else tile.file_name(kind)
+    return f"{ROOT}{tile.folder}/{name}"
+
+
+def list_sources(tile: Tile, objects: dict[str, bytes]) -> Sources:
+    """List the tile's files as a discovery would."""
+    listed = [Source(key=k, size=len(data), etag=etag(data)) for k, data in objects.items()]
+    return sort_by_kind(tile, [s for s in listed if s["key"].startswith(f"{ROOT}{tile.folder}/")])
+
+
+def checksum_list(tile: Tile, objects: dict[str, bytes]) -> bytes:
+    """Write the list of checksums of the tile's other files."""
+    return "".join(
+        f"{hashlib.sha256(data).hexdigest()}  {key.rpartition('/')[2]}\n"
+        for key, data in sorted(objects.items())
+        if key.startswith(f"{ROOT}{tile.folder}/") and not key.endswith(".sha256sum")
+    ).encode()
