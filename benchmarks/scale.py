@@ -1,0 +1,276 @@
+"""The workflow at the size of DR1: its real Snakefile, rules, profile; stand-ins for the work.
+
+A copy of the checkout is made in a temporary folder. In it the listing makes up tiles, and the
+three scripts of a tile do next to nothing: shell scripts where scheduling is measured, Python that
+imports all that the real jobs import where the cost of starting jobs is measured. Nothing else is
+changed. Prints a table and writes results/benchmark/scale.json.
+"""
+
+import argparse
+import json
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PACKAGE = "src/desi_fits_to_parquet"
+
+LISTING = """
+def discover_tiles(archive, tiles, sample, out_csv):
+    import os
+    from desi_fits_to_parquet.tile import FILE_KINDS, Tile
+    from desi_fits_to_parquet.tiles_csv import write_tiles
+    found = {}
+    for healpix in range(int(os.environ["BENCHMARK_TILES"])):
+        tile = Tile("main", "dark", healpix)
+        folder = f"{archive['prefix']}/healpix/{tile.folder}"
+        found[tile] = {
+            kind: {"key": f"{folder}/{tile.file_name(kind)}", "size": 227 << 20,
+                   "etag": f"{healpix:032x}"}
+            for kind in FILE_KINDS
+        }
+    write_tiles(out_csv, found)
+    return len(found)
+
+
+def probe_archive(archive):
+    pass
+"""
+
+SHELL = {
+    "download_tile": 'mkdir -p "${snakemake_output[fits]}"',
+    "fuse_tile": 'mkdir -p "${snakemake_output[parquet]}"; echo {} > "${snakemake_output[record]}"',
+    "validate_tile": 'echo {} > "${snakemake_output[marker]}"',
+}
+
+# a marker and logs of the size of real ones, so that the state on disk is counted honestly
+PYTHON = {
+    "download": """
+def download_tile(tile, sources, settings, folder):
+    folder.mkdir(parents=True)
+    return {"sources": sources, "outcome": None}
+""",
+    "fuse": """
+def fuse_tile(tile, fits_folder, parquet_folder, settings):
+    parquet_folder.mkdir(parents=True)
+    (parquet_folder / f"{tile.name}.parquet").write_bytes(b"PAR1")
+    return {"outcome": None, "n_rows": 60}
+""",
+    "validate": """
+def validate_tile(tile, fits_folder, parquet_folder, fuse_record, settings):
+    return {"survey": tile.survey, "program": tile.program, "healpix": tile.healpix,
+            "outcome": "converted", "reason": "", "figures": "x" * 2400}
+""",
+}
+
+REPORT = """
+from pathlib import Path
+
+
+def build_report(tiles_csv, markers_folder, parquet_folder, report_folder, settings):
+    from desi_fits_to_parquet.report_files import PAGES, TABLES
+    report_folder.mkdir(exist_ok=True)
+    for name in [*TABLES, *(page.file for page in PAGES)]:
+        (report_folder / name).write_text("")
+"""
+
+
+def main() -> None:
+    """Measure and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tiles", type=int, default=30_000, help="size of the graph")
+    parser.add_argument("--run", type=int, default=12_207, help="tiles to schedule in full")
+    parser.add_argument("--jobs", type=int, default=200, help="tiles to start real imports for")
+    given = parser.parse_args()
+    figures: dict[str, float] = {"cores": os.cpu_count() or 0, "tiles": given.tiles}
+    with tempfile.TemporaryDirectory(prefix="scale-") as scratch:
+        figures |= measure_jobs(Path(scratch) / "jobs", given.jobs)
+        figures |= measure_run(Path(scratch) / "run", given.run)
+        figures |= measure_graph(Path(scratch) / "graph", given.tiles)
+        figures |= measure_pile(Path(scratch) / "graph", given.tiles)
+        figures |= measure_noop(Path(scratch) / "run", given.run, given.tiles)
+    for name, value in figures.items():
+        print(f"{name:28s} {value:10.2f}")
+    path = REPOSITORY / "results/benchmark/scale.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def make_checkout(folder: Path, form: str) -> None:
+    """Copy the workflow and put the stand-ins in."""
+    for name in ("rules", "scripts", "config", "profiles", "report", "envs", "src"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=ignore)
+    shutil.copy(REPOSITORY / "Snakefile", folder)
+    replace_functions(folder / PACKAGE / "discover.py", LISTING)
+    (folder / PACKAGE / "report.py").write_text(REPORT)
+    if form == "python":
+        for module, text in PYTHON.items():
+            replace_functions(folder / PACKAGE / f"{module}.py", text)
+        return
+    for rule, command in SHELL.items():
+        (folder / f"scripts/{rule}.sh").write_text(f"#!/bin/bash\n{command}\n")
+        path = folder / f"rules/{rule}.smk"
+        path.write_text(path.read_text().replace(f"{rule}.py", f"{rule}.sh"))
+
+
+def replace_functions(path: Path, text: str) -> None:
+    """Append functions to a module in place of those of the same name, its imports staying."""
+    source = path.read_text()
+    for name in re.findall(r"^def (\w+)", text, re.MULTILINE):
+        source = re.sub(rf"^def {name}\(", f"def replaced_{name}(", source, flags=re.MULTILINE)
+    path.write_text(source + text)
+
+
+def snakemake(folder: Path, tiles: int, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start Snakemake in a checkout."""
+    command = [sys.executable, "-m", "snakemake", "--cores", str(os.cpu_count()), *arguments]
+    environment = {**os.environ, "BENCHMARK_TILES": str(tiles)}
+    log = (folder / "run.log").open("w")
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+
+
+def timed(process: subprocess.Popen[bytes], folder: Path) -> tuple[float, float]:
+    """Wait for a process; return its wall time in s and its peak memory in MiB."""
+    begun = time.monotonic()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"Snakemake failed:\n{(folder / 'run.log').read_text()[-3000:]}")
+    return time.monotonic() - begun, usage.ru_maxrss / 1024
+
+
+def measure_graph(folder: Path, tiles: int) -> dict[str, float]:
+    """Build the graph of all tiles in a dry run."""
+    make_checkout(folder, "shell")
+    timed(snakemake(folder, tiles, "--until", "discover_tiles"), folder)
+    seconds, memory = timed(snakemake(folder, tiles, "--dry-run", "--quiet", "all"), folder)
+    return {"graph_s": seconds, "graph_mib": memory}
+
+
+def measure_run(folder: Path, tiles: int) -> dict[str, float]:
+    """Schedule all jobs of a run, with stand-ins that take no time."""
+    make_checkout(folder, "shell")
+    timed(snakemake(folder, tiles, "--until", "discover_tiles"), folder)
+    with counting_fits(folder) as seen:
+        seconds, _ = timed(snakemake(folder, tiles), folder)
+    return {
+        "run_tiles": tiles,
+        "run_s": seconds,
+        "jobs_per_s": 3 * tiles / seconds,
+        "peak_fits_run": max(seen),
+    }
+
+
+def measure_pile(folder: Path, tiles: int, seconds: float = 300) -> dict[str, float]:
+    """Count FITS folders over the first minutes of the largest run, when most jobs are ready."""
+    with counting_fits(folder) as seen:
+        process = snakemake(folder, tiles)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            process.wait(120)
+    return {"peak_fits_tiles": max(seen)}
+
+
+def measure_jobs(folder: Path, tiles: int) -> dict[str, float]:
+    """Start the three jobs of each tile with all imports of the real ones."""
+    make_checkout(folder, "python")
+    timed(snakemake(folder, tiles, "--until", "discover_tiles"), folder)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    idle = cpu_seconds(folder, 0)
+    with counting_fits(folder) as seen:
+        timed(snakemake(folder, tiles), folder)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime - idle
+    parquet = disk_bytes(folder / "results/parquet")
+    state = disk_bytes(folder / "results") + disk_bytes(folder / ".snakemake") - parquet
+    return {
+        "overhead_cpu_s_per_tile": spent / tiles,
+        "peak_fits_small": max(seen),
+        "state_kb_per_tile": state / tiles / 1000,
+    }
+
+
+def cpu_seconds(folder: Path, tiles: int) -> float:
+    """CPU time of starting Snakemake alone, which a run of any size needs once."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    timed(snakemake(folder, tiles, "--version"), folder)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return 2 * (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+
+def measure_noop(folder: Path, done: int, tiles: int) -> dict[str, float]:
+    """Run a finished work again. What is missing to the full number is copied from a real tile.
+
+    Copied are a tile's outputs and Snakemake's own records of them, with the pixel replaced.
+    """
+    metadata = folder / ".snakemake/metadata"
+    for path in list(metadata.rglob("*")):
+        name = path.relative_to(metadata).as_posix().replace("@", "")
+        if not path.is_file():
+            continue
+        try:
+            output = b64decode(name.replace("/", ""), altchars=b"-_").decode()
+        except ValueError:
+            continue
+        match = re.search(r"validated/main/dark/7\.json$|healpix=7$", output)
+        if match is None:
+            continue
+        record = path.read_text()
+        for healpix in range(done, tiles):
+            copy = re.sub(r"7(\.json)?$", rf"{healpix}\1", output)
+            target = metadata / b64encode(copy.encode(), altchars=b"-_").decode()
+            target.write_text(re.sub(r"\b7\b", str(healpix), record))
+            if copy.endswith(".json"):
+                (folder / copy).write_text("{}\n")
+            else:
+                (folder / copy).mkdir(parents=True)
+    timed(snakemake(folder, tiles, "--forcerun", "discover_tiles", "--until", "discover_tiles"),
+          folder)  # fmt: skip
+    timed(snakemake(folder, tiles), folder)
+    seconds, memory = timed(snakemake(folder, tiles), folder)
+    text = (folder / "run.log").read_text()
+    if "Nothing to be done" not in text:
+        sys.exit(f"the run that should have nothing to do did something:\n{text[-2000:]}")
+    return {"noop_s": seconds, "noop_mib": memory}
+
+
+@contextmanager
+def counting_fits(folder: Path) -> Iterator[list[int]]:
+    """Count the FITS folders on disk again and again until the block ends."""
+    seen = [0]
+    ended = threading.Event()
+    root = folder / "results/fits/main/dark"
+
+    def count() -> None:
+        while not ended.wait(0.05):
+            if root.is_dir():
+                seen.append(sum(1 for _ in os.scandir(root)))
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        thread.join()
+
+
+def disk_bytes(folder: Path) -> int:
+    """Bytes that a folder takes on disk, in whole blocks."""
+    return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*"))
+
+
+if __name__ == "__main__":
+    main()
