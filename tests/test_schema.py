@@ -7,9 +7,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from astropy.io import votable as astropy_votable
+from conftest import REPOSITORY
 from fusion_tiles import changed
 
-from desi_fits_to_parquet.schema import arrow_schema, fingerprint, record_fields, votable
+from desi_fits_to_parquet.schema import (
+    arrow_schema,
+    fingerprint,
+    markdown,
+    record_fields,
+    votable,
+)
 
 EVERYTHING = {
     "fibermap": "all", "scores": True, "tsnr2": True, "emline": True, "rrdetails": True,
@@ -87,3 +94,14 @@ def test_the_votable_is_not_one_field_a_column(settings: dict[str, Any]) -> None
     for here, there in zip(fields, described, strict=True):
         assert (there.ucd or "") == here.ucd
         assert (there.unit is None) == (here.unit == "")
+
+
+def test_the_documentation_lists_other_fields(settings: dict[str, Any]) -> None:
+    default = record_fields(settings)
+    there = {field.name for field in default}
+    everything = changed(settings, columns=EVERYTHING, selection={"preset": "desi_qso"})
+    more = [field for field in record_fields(everything) if field.name not in there]
+    text = (REPOSITORY / "docs/data-model.md").read_text()
+    # to make them again: print(markdown(default)), print(markdown(more))
+    assert markdown(default) in text
+    assert markdown(more) in text

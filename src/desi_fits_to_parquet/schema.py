@@ -207,6 +207,22 @@ def votable(fields: Iterable[Field]) -> str:
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True)
 
 
+def markdown(fields: Iterable[Field]) -> str:
+    """Return the table of fields that the documentation shows."""
+    lines = ["| field | type | unit | from | meaning |", "| --- | --- | --- | --- | --- |"]
+    for field in fields:
+        kind = "list of structs" if _is_nested(field.type) else str(field.type)
+        for arrow, plain in (("list<element: ", "list of "), (" not null>", "")):
+            kind = kind.replace(arrow, plain)
+        source = " ".join(field.source[:2]) if field.source else ""
+        lines.append(f"| `{field.name}` | {kind} | {field.unit} | {source} | {field.description} |")
+    return "\n".join(lines) + "\n"
+
+
+def _is_nested(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) and pa.types.is_nested(kind.value_type))
+
+
 def _spectra_fields(cameras: str) -> list[Field]:
     fields = []
     for prefix, arm in (

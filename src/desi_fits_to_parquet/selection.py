@@ -4,7 +4,7 @@ One definition with two callers: the transfer asks which rows of the coadd to fe
 which rows to convert.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -342,13 +342,20 @@ def zwarn_mask(setting: Any) -> int | None:
 def _target_mask(survey: str, names: list[str] | None) -> tuple[str, int]:
     """Return the column of targeting bits in that survey and the mask of the named bits."""
     column, bits = TARGET_BITS.get(survey, TARGET_BITS["main"])
-    unknown = [name for name in names or () if name not in bits]
-    if unknown:
-        raise ValueError(
-            f"selection.targets: {', '.join(unknown)} is no bit of {column};"
-            f" allowed in survey {survey}: {', '.join(bits)}"
-        )
+    check_targets((survey,), names)
     return column, sum(1 << bits[name] for name in set(names or ()))
+
+
+def check_targets(surveys: Iterable[str], names: Sequence[str] | None) -> None:
+    """Raise ValueError where a name of `selection.targets` is no targeting bit of a survey."""
+    for survey in surveys:
+        column, bits = TARGET_BITS.get(survey, TARGET_BITS["main"])
+        unknown = [name for name in names or () if name not in bits]
+        if unknown:
+            raise ValueError(
+                f"selection.targets: {', '.join(unknown)} is no bit of {column};"
+                f" allowed in survey {survey}: {', '.join(bits)}"
+            )
 
 
 def _quasars(
