@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -83,6 +84,7 @@ class Service:
             self.asked.clear()
 
 
+@lru_cache(maxsize=256)
 def etag(data: bytes) -> str:
     """Return the ETag that S3 gives an object that was uploaded in one part."""
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
