@@ -204,7 +204,8 @@ def votable(fields: Iterable[Field]) -> str:
             attributes["ucd"] = field.ucd
         element = ElementTree.SubElement(table, "FIELD", attributes)
         ElementTree.SubElement(element, "DESCRIPTION").text = field.description
-    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True)
+    # no XML declaration: it would name the locale's encoding, and the note takes UTF-8 without
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def markdown(fields: Iterable[Field]) -> str:
