@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 # The scripts of the jobs import the library of this very checkout, wherever they run.
 SOURCE = str(Path(workflow.basedir) / "src")
@@ -19,6 +20,8 @@ from desi_fits_to_parquet.columns import kinds_used
 from desi_fits_to_parquet.config import ConfigError, check_config
 from desi_fits_to_parquet.discover import probe_archive
 from desi_fits_to_parquet.lock import RunningElsewhere, hold_lock
+from desi_fits_to_parquet.notify import NotifyError, read_addresses
+from desi_fits_to_parquet.progress import TILE_RULES, watch_run
 from desi_fits_to_parquet.report_files import PAGES, TABLES
 from desi_fits_to_parquet.tile import PROGRAMS, SURVEYS, Tile
 from desi_fits_to_parquet.tiles_csv import read_tiles
@@ -71,6 +74,24 @@ def tile_sources(wildcards):
     return {kind: source for kind, source in sources.items() if kind in used}
 
 
+def tile_mb(wildcards):
+    """Size of the tile's files in MB, as the archive was listed."""
+    return sum(source["size"] for source in tile_sources(wildcards).values()) // 10**6
+
+
+def tile_memory(wildcards):
+    """Memory of a tile's job in MB: measured below 300 for this project plus 1 a MB of its files.
+
+    The rest is for Snakemake, which on a cluster runs twice beside it.
+    """
+    return 1000 + tile_mb(wildcards)
+
+
+def download_minutes(wildcards):
+    """Time limit of a download on a cluster, in minutes: 3 MB/s and a minute for bad moments."""
+    return 1 + tile_mb(wildcards) // 200
+
+
 def all_markers(wildcards):
     """The markers of all discovered tiles."""
     tiles = read_tiles(checkpoints.discover_tiles.get().output.tiles)
@@ -80,14 +101,28 @@ def all_markers(wildcards):
     ]
 
 
+def tiles_to_do():
+    """How many tiles Snakemake is going to do."""
+    return sum(job.rule.name == "validate_tile" for job in workflow.dag.needrun_jobs())
+
+
+def end_run():
+    """Let the running jobs finish and begin no more."""
+    workflow.scheduler.exit_gracefully()
+
+
 onstart:
     # Not Snakemake's own lock, which outlives a killed run and would have to be removed by hand.
     # What keeps a run from beginning ends it here in one line, not as a failed job.
+    needed = {job.rule.name for job in workflow.dag.needrun_jobs()}
     try:
+        addresses = read_addresses(
+            config["notify"]["urls_file"], os.environ, Path(workflow.basedir)
+        )
         hold_lock(f"{RESULTS}/.lock")
-        if any(
-            job.rule.name == "discover_tiles" for job in workflow.dag.needrun_jobs()
-        ):
+        if "discover_tiles" in needed:
             probe_archive(config["archive"])
-    except (RunningElsewhere, ArchiveUnreachable) as error:
+    except (RunningElsewhere, ArchiveUnreachable, NotifyError) as error:
         sys.exit(f"Stopped before the first job: {error}")
+    if needed.intersection(["discover_tiles", *TILE_RULES]):
+        watch_run(logger, config, addresses, tiles_to_do, end_run)
