@@ -7,6 +7,8 @@ rule download_tile:
         "../envs/environment.yaml"
     resources:
         download=1,
+        mem_mb=tile_memory,
+        runtime=download_minutes,
     params:
         sources=tile_sources,
         selection=config["selection"],

@@ -10,6 +10,9 @@ rule fuse_tile:
     priority: 10
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=tile_memory,
+        runtime=1,
     params:
         sources=tile_sources,
         content=CONTENT_SETTINGS,

@@ -11,5 +11,8 @@ rule validate_tile:
     priority: 20
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=tile_memory,
+        runtime=1,
     script:
         "../scripts/validate_tile.py"
