@@ -145,7 +145,7 @@ class RunWatch(logging.Handler):
         self._stream = screen.stream if screen else None
         self._panel = None
         if screen is not None and screen.stream.isatty() and os.environ.get("TERM") != "dumb":
-            self._panel = Panel(screen.stream, 9 + N_PROBLEMS)
+            self._panel = Panel(screen.stream, 8 + N_PROBLEMS)
         self._jobs: dict[int, tuple[str, Tile | None]] = {}
         self._rows: dict[Tile, Row] = {}
         self._tiles: frozenset[Tile] | None = None
@@ -244,10 +244,10 @@ class RunWatch(logging.Handler):
 
     def _follow(self) -> None:
         rows, self._broken = read_rows(self._results / "validated")
-        self._shown = self._summary().problems  # those of earlier runs
         with self._guard:
             self._rows = {**rows, **self._rows}
         self._take_list()
+        self._shown = self._summary().problems  # those of earlier runs
         self._sender.send(start_notice(self._summary(), self._what))
         while not self._over.wait(DRAW_S if self._panel else FIRST_LINE_S):
             self._refresh()

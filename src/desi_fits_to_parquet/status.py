@@ -412,13 +412,12 @@ def summary_lines(summary: Summary) -> list[str]:
     lines = [
         f"run        {_state(s)}",
         f"tiles      {_count(s.tiles)} in the archive, {sum(s.outcomes.values()):,} done, "
-        f"{_count(s.left)} left"
-        + (f"; this run: {s.done:,} done, {s.failed:,} failed" if s.run else ""),
+        f"{_count(s.left)} left" + (f"; this run: {s.done:,} done, {_failed(s)}" if s.run else ""),
         "outcomes   " + ", ".join(f"{n:,} {outcome}" for outcome, n in s.outcomes.items()),
         f"speed      {_pair(s.tiles_per_hour, ',.0f', 'tiles/h')}; "
         f"{_pair(s.mb_per_s, ',.1f', 'MB/s')}",
-        f"bytes      {size_text(s.bytes_archive)} in the archive, {size_text(s.bytes_fetched)} "
-        f"fetched, {size_text(s.bytes_parquet)} written; {_saved(s)}",
+        f"bytes      of what is done: {size_text(s.bytes_archive)} in the archive, "
+        f"{size_text(s.bytes_fetched)} fetched, {size_text(s.bytes_parquet)} written; {_saved(s)}",
         f"disk       {size_text(s.disk_free)} free",
         f"time left  {_time_left(s)}",
     ]
@@ -429,9 +428,8 @@ def summary_lines(summary: Summary) -> list[str]:
 def summary_line(summary: Summary) -> str:
     """Say it in one line, for a terminal or file that cannot be drawn on."""
     s = summary
-    failed = f", {s.failed:,} failed" if s.failed else ""
     return (
-        f"{clock_text(s.now)}  {s.done:,} tiles done{failed}, {_count(s.left)} left; "
+        f"{clock_text(s.now)}  {s.done:,} tiles done, {_failed(s)}, {_count(s.left)} left; "
         f"{_pair(s.tiles_per_hour, ',.0f', 'tiles/h')}; {_pair(s.mb_per_s, ',.1f', 'MB/s')}; "
         f"{_saved(s)}; {size_text(s.disk_free)} free; time left {_time_left(s)}"
     )
@@ -444,6 +442,11 @@ def _state(s: Summary) -> str:
         return f"going on for {span_text(s.now - s.run.started)} (process {s.run.process})"
     how = s.run.ended or "ended without a word (killed?); the same command goes on from there"
     return f"{clock_text(s.run.updated)} {how}"
+
+
+def _failed(s: Summary) -> str:
+    crashed = s.run.crashed if s.run else 0
+    return f"{s.failed:,} failed" + (f" ({crashed:,} crashed)" if crashed else "")
 
 
 def _saved(s: Summary) -> str:
