@@ -73,10 +73,10 @@ def test_job_log_is_json_lines_and_keeps_the_traceback_of_a_crash(tmp_path: Path
         logging.getLogger("desi_fits_to_parquet.fuse").warning("odd")
         1 / 0  # noqa: B018
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [line["event"] for line in lines] == ["done", "odd", "the job crashed"]
-    assert lines[0]["n_rows"] == 3
+    assert [line["event"] for line in lines] == ["started", "done", "odd", "the job crashed"]
+    assert lines[1]["figures"] == {"n_rows": 3}
     assert {line["tile"] for line in lines} == {"main-dark-7"}
-    assert lines[2]["error"] == "ZeroDivisionError"
+    assert lines[3]["error"] == "ZeroDivisionError"
 
 
 def test_bad_tile_takes_only_failed_outcomes_and_says_its_reason():
@@ -116,3 +116,26 @@ def test_other_file_in_place_of_the_list_of_tiles_is_named(tmp_path: Path):
     path.write_text("healpix,coadd\n1,2\n")
     with pytest.raises(ValueError, match=r"tiles\.csv: not a list of tiles"):
         read_tiles(path)
+
+
+JOIN = HOLD.replace("hold_lock", "join_run")
+
+
+def test_next_run_waits_for_the_jobs_that_a_killed_run_left_behind(tmp_path: Path):
+    path = tmp_path / ".lock"
+    job = subprocess.Popen(
+        [sys.executable, "-c", JOIN, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with job:
+        assert job.stdout.readline() == b"held\n"
+        run = subprocess.Popen(
+            [sys.executable, "-c", HOLD, path],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        with run:
+            assert b"Waiting for the running jobs" in run.stderr.readline()
+            job.stdin.close()
+            assert job.wait(20) == 0
+            assert run.stdout.readline() == b"held\n"
+            run.stdin.close()
+            assert run.wait(20) == 0

@@ -1,4 +1,8 @@
-"""The log of one job: one JSON object a line, so that `grep` and DuckDB both read it."""
+"""The log of one job: one JSON object a line, so that `grep` and DuckDB both read it.
+
+Each line has `time` (UTC), `level`, `stage`, `tile` and `event`; where there are any, `figures`;
+after a crash `error`, the class of the exception, and `traceback`. `docs/logs.md` shows its use.
+"""
 
 import json
 import logging
@@ -23,7 +27,8 @@ class _JsonLines(logging.Formatter):
             **self.fixed,
             "event": record.getMessage(),
         }
-        line.update(getattr(record, "figures", {}))
+        if figures := getattr(record, "figures", None):
+            line["figures"] = figures
         if record.exc_info:
             line["error"] = getattr(record.exc_info[0], "__name__", "")
             line["traceback"] = self.formatException(record.exc_info)
@@ -34,7 +39,8 @@ class _JsonLines(logging.Formatter):
 def job_log(path: str | Path, stage: str, tile: str = "") -> Iterator[logging.Logger]:
     """Write what the job logs to `path`; an exception is logged there, then raised on.
 
-    Figures go along as `logger.info("fetched", extra={"figures": {"bytes": 10}})`. Warnings and
+    The first line says `started`: a log that ends without `done` and without `error` is that of a
+    job that was killed. Figures go along as `logger.info("fetched", extra={"figures": {"bytes": 10}})`. Warnings and
     errors are shown on standard error too.
 
     Parameters
@@ -57,6 +63,7 @@ def job_log(path: str | Path, stage: str, tile: str = "") -> Iterator[logging.Lo
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logger.handlers = [file, screen]
+    logger.info("started")
     try:
         yield logger
     except Exception:
