@@ -19,6 +19,7 @@ include: "rules/fuse_tile.smk"
 include: "rules/validate_tile.smk"
 include: "rules/report.smk"
 include: "rules/repair.smk"
+include: "rules/watch.smk"
 
 
 # The markers are named here, not only as inputs of the report: Snakemake does not make a missing

@@ -40,8 +40,9 @@ def job_log(path: str | Path, stage: str, tile: str = "") -> Iterator[logging.Lo
     """Write what the job logs to `path`; an exception is logged there, then raised on.
 
     The first line says `started`: a log that ends without `done` and without `error` is that of a
-    job that was killed. Figures go along as `logger.info("fetched", extra={"figures": {"bytes": 10}})`. Warnings and
-    errors are shown on standard error too.
+    job that was killed. Figures go along as
+    `logger.info("fetched", extra={"figures": {"bytes": 10}})`. Warnings and errors are shown on
+    standard error too.
 
     Parameters
     ----------
