@@ -114,7 +114,10 @@ def test_masked_pixels_lose_their_mask_unless_they_lose_their_weight() -> None:
         w[:], m[:] = 1.0, 4
     grid = join_grids(WAVES)
     # what desispec does: the mask is cleared where ivar > 0
-    assert not combine(grid, flux, ivar, mask).mask.any()
+    as_desispec = combine(grid, flux, ivar, mask)
+    assert not as_desispec.mask.any()
+    # but no bit is lost
+    assert (as_desispec.mask_arms == 4).all()
     dropped = combine(
         grid, flux, [drop_masked(*pair) for pair in zip(ivar, mask, strict=True)], mask
     )

@@ -27,7 +27,7 @@ EVERYTHING = {
 def test_the_default_record_lacks_a_field_of_the_contract(settings: dict[str, Any]) -> None:
     names = [field.name for field in record_fields(settings)]
     assert names[:4] == ["survey", "program", "healpix", "targetid"]
-    assert names[-4:] == ["wavelength", "flux", "ivar", "mask"]
+    assert names[-5:] == ["wavelength", "flux", "ivar", "mask", "mask_arms"]
     assert {
         "target_ra", "target_dec", "z", "zerr", "zwarn", "chi2", "deltachi2", "spectype",
         "subtype", "oii_flux", "halpha_ndof", "rrdetails",

@@ -10,8 +10,9 @@ its behaviour, and compared with it by the tests):
 - then the mask is cleared wherever ivar is above 0.
 
 The last step is a trap. DR1 keeps ivar > 0 in pixels that are masked in every exposure, so there
-the mask is lost and the pixel looks good. `masked_pixels: no_weight` gives masked pixels ivar 0
-before the arms are joined: then they carry no weight and keep their mask.
+the mask is lost and the pixel looks good. So nothing is lost: `mask_arms` keeps all bits of the
+arms as they were. `masked_pixels: no_weight` gives masked pixels ivar 0 before the arms are joined:
+then they carry no weight and keep their mask.
 """
 
 from collections.abc import Sequence
@@ -41,12 +42,16 @@ class Spectra(NamedTuple):
         Inverse variance of flux, float32, shape (ntarget, npix).
     mask
         SPECMASK bits, 0 is good, int32, shape (ntarget, npix).
+    mask_arms
+        Bits of the arms before any were cleared, int32, shape (ntarget, npix); None where the
+        arms are separate, so that none are.
     """
 
     wavelength: npt.NDArray[np.float64]
     flux: npt.NDArray[np.float32]
     ivar: npt.NDArray[np.float32]
     mask: npt.NDArray[np.int32]
+    mask_arms: npt.NDArray[np.int32] | None = None
 
 
 class Grid(NamedTuple):
@@ -170,5 +175,5 @@ def combine(
     all_flux[:, grid.shared] = weighted / np.where(weight > 0, weight, 1)
     all_ivar[:, grid.shared] = np.minimum(weight, _FLOAT32_MAX)
     all_mask[:, grid.shared] = bits
-    all_mask[all_ivar > 0] = 0
-    return Spectra(grid.wavelength, all_flux, all_ivar, all_mask)
+    cleared = np.where(all_ivar > 0, np.int32(0), all_mask)
+    return Spectra(grid.wavelength, all_flux, all_ivar, cleared, all_mask)

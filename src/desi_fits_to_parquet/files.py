@@ -1,5 +1,6 @@
 """Writing files so that a final name never holds half a file."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -46,6 +47,12 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     """Write `data` under `path` so that the name holds either all of it or what was there."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:

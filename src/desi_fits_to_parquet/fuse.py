@@ -17,7 +17,7 @@ import pyarrow as pa
 from desi_fits_to_parquet.arms import Spectra
 from desi_fits_to_parquet.arrow_arrays import rows
 from desi_fits_to_parquet.columns import kinds_used
-from desi_fits_to_parquet.files import atomic_path, read_json
+from desi_fits_to_parquet.files import atomic_path, read_json, sha256_of
 from desi_fits_to_parquet.fits import Fits, open_fits, read_table
 from desi_fits_to_parquet.outcomes import BadTile
 from desi_fits_to_parquet.parquet import ROW_GROUP, open_writer
@@ -76,8 +76,8 @@ def fuse_tile(
     -------
     dict
         The fuse record: `outcome` (None, or the failed outcome of the tile), `reason`,
-        `n_targets`, `n_rows`, `bytes_parquet`, `seconds`, and `bytes_causes`: the bytes left
-        after each step from the archive to the Parquet.
+        `n_targets`, `n_rows`, `bytes_parquet`, `sha256`, `seconds`, and `bytes_causes`: the bytes
+        left after each step from the archive to the Parquet.
     """
     started = time.monotonic()
     parquet_folder.mkdir(parents=True, exist_ok=True)
@@ -90,6 +90,7 @@ def fuse_tile(
         "n_rows": None,
         "bytes_parquet": 0,
         "bytes_causes": {},
+        "sha256": None,
     }
     download = read_download(fits_folder)
     if download.get("outcome"):
@@ -103,6 +104,7 @@ def fuse_tile(
             with atomic_path(path) as temporary:
                 record |= _write(tile, fits_folder, temporary, settings, download)
             record["bytes_parquet"] = path.stat().st_size
+            record["sha256"] = sha256_of(path)
             record["bytes_causes"]["precision_and_encoding"] = record["bytes_parquet"]
         except BadTile as bad:
             record |= {"outcome": bad.outcome, "reason": bad.reason, "n_rows": None}
@@ -248,6 +250,8 @@ def _spectra_arrays(
             "ivar": rounded.ivar,
             "mask": rounded.mask,
         }
+        if rounded.mask_arms is not None:
+            columns["mask_arms"] = rounded.mask_arms
         for name, values in columns.items():
             arrays[prefix + name] = rows(kinds[prefix + name], values)
     return arrays

@@ -55,7 +55,13 @@ def open_writer(
         for leaf, kind in paths:
             is_ivar = field.name in ("ivar", "b_ivar", "r_ivar", "z_ivar")
             levels[leaf] = ZSTD_LEVEL_IVAR if is_ivar else ZSTD_LEVEL
-            if pa.types.is_string(kind) or field.name in ("mask", "b_mask", "r_mask", "z_mask"):
+            if pa.types.is_string(kind) or field.name in (
+                "mask",
+                "mask_arms",
+                "b_mask",
+                "r_mask",
+                "z_mask",
+            ):
                 dictionaries.append(leaf)
             else:
                 # Parquet allows it for integers too, but DuckDB 1.4 reads floating point only

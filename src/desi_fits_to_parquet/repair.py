@@ -1,13 +1,12 @@
 """Finding what was damaged or failed in a results folder, and clearing it for the next run."""
 
-import hashlib
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from desi_fits_to_parquet.files import read_json
+from desi_fits_to_parquet.files import read_json, sha256_of
 from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES
 from desi_fits_to_parquet.tile import Tile
 
@@ -95,8 +94,7 @@ def _damage(results: Path, marker: dict[str, Any]) -> Finding | None:
     if not expected:
         return None
     path = folder / expected.pop()
-    with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = sha256_of(path)
     if found != marker["sha256"]:
         return Finding(
             tile,

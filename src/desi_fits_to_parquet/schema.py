@@ -242,6 +242,12 @@ def _spectra_fields(cameras: str) -> list[Field]:
             Field(f"{prefix}mask", list_of(pa.int32()), "", "meta.code.qual;em.wl",
                   f"SPECMASK bits of {arm}; 0 is good", None),
         ]  # fmt: skip
+    if cameras == "combined":
+        fields.append(
+            Field("mask_arms", list_of(pa.int32()), "", "meta.code.qual;em.wl",
+                  "SPECMASK bits of the arms, also where mask was cleared as desispec does; 0 is "
+                  "good", None)
+        )  # fmt: skip
     return fields
 
 

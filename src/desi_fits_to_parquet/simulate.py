@@ -9,7 +9,6 @@ Run `python -m desi_fits_to_parquet.simulate --help` to write a tile or the demo
 
 import argparse
 import gzip
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -17,6 +16,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
+from desi_fits_to_parquet.files import sha256_of
 from desi_fits_to_parquet.fits import (
     Value,
     encode_checksum,
@@ -652,9 +652,7 @@ def _write_checksums(folder: Path, tile: Tile, production: str) -> None:
     lines = []
     for path in sorted(folder / tile.file_name(kind) for kind in FILE_KINDS[:-1]):
         if path.exists():
-            with path.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            lines.append(f"{digest}  {path.name}\n")
+            lines.append(f"{sha256_of(path)}  {path.name}\n")
     (folder / tile.checksum_name(production)).write_text("".join(lines))
 
 

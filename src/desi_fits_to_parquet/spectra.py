@@ -129,14 +129,8 @@ def read_spectra(fits: Fits, layout: Layout, rows: npt.NDArray[np.int64]) -> dic
         layout.grid, [a.flux for a in arms], [a.ivar for a in arms], [a.mask for a in arms]
     )
     inside = slice(*layout.cut)
-    return {
-        "": Spectra(
-            joined.wavelength[inside],
-            np.ascontiguousarray(joined.flux[:, inside]),
-            np.ascontiguousarray(joined.ivar[:, inside]),
-            np.ascontiguousarray(joined.mask[:, inside]),
-        )
-    }
+    pixels = (np.ascontiguousarray(values[..., inside]) for values in joined if values is not None)
+    return {"": Spectra._make(pixels)}
 
 
 def _check_values(

@@ -4,7 +4,6 @@ The Parquet is read back and compared with the FITS read again: schema, targets,
 tables, and every pixel within the bound of the configured precision.
 """
 
-import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 
 from desi_fits_to_parquet.arms import Spectra
 from desi_fits_to_parquet.arrow_arrays import as_numbers, list_lengths, missing_values
+from desi_fits_to_parquet.files import sha256_of
 from desi_fits_to_parquet.fuse import Source, open_source, parquet_path, read_download
 from desi_fits_to_parquet.outcomes import BadTile
 from desi_fits_to_parquet.precision import Bound, bound
@@ -90,7 +90,10 @@ def validate_tile(
         outcome = "converted" if fuse_record["n_rows"] else "no_targets"
         try:
             errors = _check(tile, fits_folder, path, fields, settings, download)
-            checksum = sha256(path)
+            checksum = sha256_of(path)
+            if checksum != fuse_record["sha256"]:
+                checksum = None
+                raise _invalid(f"{path.name} is not what the fusion wrote: its sha256 is another")
         except BadTile as bad:
             outcome, reason = bad.outcome, bad.reason
     failed = checksum is None
@@ -123,12 +126,6 @@ def validate_tile(
         "audit": download.get("audit"),
         "finished": time.time(),
     }
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def bias_limit(flux_tolerance: float, independent: int) -> float:
@@ -177,8 +174,9 @@ def compare_spectra(
     BadTile
         `invalid_output` where they differ by more than allowed.
     """
-    if not np.array_equal(stored.mask, exact.mask):
-        raise _invalid(f"{where}: mask is not that of the FITS")
+    for name in ("mask", "mask_arms"):
+        if not np.array_equal(getattr(stored, name), getattr(exact, name)):
+            raise _invalid(f"{where}: {name} is not that of the FITS")
     for name, limit, new, old in (
         ("flux", limits.flux_sigma, stored.flux, exact.flux),
         ("ivar", limits.ivar_relative, stored.ivar, exact.ivar),
@@ -310,6 +308,8 @@ def _stored_spectra(block: pa.Table, prefix: str, exact: Spectra, where: str) ->
     shape = exact.flux.shape
     columns: dict[str, npt.NDArray[Any]] = {}
     for name in Spectra._fields:
+        if getattr(exact, name) is None:
+            continue
         array = block.column(prefix + name).combine_chunks()
         if not np.all(list_lengths(array) == shape[1]):
             raise _invalid(f"{where}: a {prefix}{name} does not have {shape[1]} pixels")
