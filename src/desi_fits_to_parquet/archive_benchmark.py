@@ -47,7 +47,7 @@ HOPELESS = 5
 """So many errors without a byte end a level."""
 
 ENOUGH = 0.9
-"""The fewest connections that reach this part of the best figure are proposed."""
+"""The fewest connections that are worth this part of the best ones are proposed."""
 
 
 def benchmark_archive(
@@ -242,23 +242,21 @@ def _draw_ranges(
 def propose(levels: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Say which settings of `transfer` follow; None where nothing came through.
 
-    `latency_s` is that of the fewest connections, `bandwidth_mb_s` the best of all, `connections`
-    the fewest that reach `ENOUGH` of the best both in MB/s and in requests a second, among those
-    at which no larger part of the requests failed than at the others.
+    `latency_s` is that of the fewest connections and `bandwidth_mb_s` the best of all. Each number
+    of connections is judged by the product of its MB/s and its requests a second; `connections` is
+    the lowest that reaches `ENOUGH` of the best, among those at which no larger part of the
+    requests failed than at the others.
     """
     good = [level for level in levels if level["latency_s"] is not None and level["mb_s"] > 0]
     if not good:
         return None
     fewest = min(level["errors"] / level["requests"] for level in good)
     calm = [level for level in good if level["errors"] / level["requests"] <= fewest + 0.01]
-    best = {key: max(level[key] for level in calm) for key in ("mb_s", "requests_s")}
-    enough = next(
-        (lv for lv in calm if all(lv[key] >= ENOUGH * value for key, value in best.items())),
-        calm[-1],
-    )
+    worth = [level["mb_s"] * level["requests_s"] for level in calm]
+    enough = next(lv for lv, value in zip(calm, worth, strict=True) if value >= ENOUGH * max(worth))
     return {
         "latency_s": float(f"{good[0]['latency_s']:.2g}"),
-        "bandwidth_mb_s": float(f"{best['mb_s']:.2g}"),
+        "bandwidth_mb_s": float(f"{max(level['mb_s'] for level in calm):.2g}"),
         "connections": enough["connections"],
     }
 
