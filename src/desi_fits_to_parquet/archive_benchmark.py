@@ -203,8 +203,9 @@ def measure(
             return seconds, time.monotonic() - begun
 
         small = int(budget * SMALL_SHARE)
-        run(SMALL, connections * SMALL, connections)  # connects; not counted
-        waits, small_s = run(SMALL, small - connections * SMALL, max(20, 8 * connections))
+        first = min(connections * SMALL, small // 2)
+        run(SMALL, first, connections)  # connects; its time does not count
+        waits, small_s = run(SMALL, small - first, max(20, 8 * connections))
         before = link.received.total()
         large = budget - small
         _, large_s = run(min(max(large // (4 * connections), SMALL), LARGE), large, large)

@@ -1,0 +1,273 @@
+"""The state of a run must be what its markers say, on every screen, and must not stop the run."""
+
+import io
+import json
+import logging
+import os
+import struct
+import termios
+from collections.abc import Callable
+from fcntl import ioctl
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_markers import marker
+from snakemake_interface_logger_plugins.common import LogEvent
+
+from desi_fits_to_parquet import progress
+from desi_fits_to_parquet.files import read_json, write_json
+from desi_fits_to_parquet.outcomes import OUTCOMES
+from desi_fits_to_parquet.progress import Panel, watch_run
+from desi_fits_to_parquet.repair import marker_path
+from desi_fits_to_parquet.status import (
+    RUN_FILE,
+    Run,
+    main,
+    read_row,
+    summarize_results,
+    summary_line,
+    summary_lines,
+    time_left,
+    write_run,
+)
+from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.tiles_csv import write_tiles
+
+TILES = [Tile("main", "dark", 100 + i) for i in range(20)]
+BEGUN = 1_790_000_000.0
+
+
+def write_marker(results: Path, tile: Tile, outcome: str, finished: float) -> dict[str, Any]:
+    """Write a marker with plain figures: 1 GB in the archive, 60 MB fetched, 20 MB written."""
+    figures = marker(tile, outcome) | {
+        "bytes_archive": 10**9, "bytes_fetched": 60 * 10**6, "finished": finished,
+        "bytes_parquet": 20 * 10**6 if outcome == "converted" else 0,
+    }  # fmt: skip
+    write_json(marker_path(results, tile), figures)
+    return figures
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """15 of 20 tiles: five of an earlier run, ten of this one, one of which failed."""
+    write_tiles(tmp_path / "tiles.csv", {tile: {} for tile in TILES})
+    for i, tile in enumerate(TILES[:15]):
+        outcome = "corrupt_source" if i == 9 else "converted"
+        write_marker(tmp_path, tile, outcome, BEGUN + (-500 if i < 5 else 60 * (i - 4)))
+    run = Run(BEGUN, BEGUN + 600, None, "1 on desk", 15, 1, 300.0, ("fuse_tile crashed",))
+    write_run(tmp_path, run)
+    return tmp_path
+
+
+def test_summary_is_the_sum_over_the_markers(results: Path):
+    s = summarize_results(results, BEGUN + 600)
+    assert s.outcomes == dict.fromkeys(OUTCOMES, 0) | {"converted": 14, "corrupt_source": 1}
+    assert (s.tiles, s.done, s.failed, s.left) == (20, 10, 2, 4)
+    assert s.tiles_per_hour == (pytest.approx(72), pytest.approx(60))
+    assert s.mb_per_s == (pytest.approx(6 * 60 / 300), pytest.approx(10 * 60 / 600))
+    assert (s.bytes_archive, s.bytes_fetched, s.bytes_parquet) == (15e9, 0.9e9, 0.28e9)
+    assert s.running
+    # one tile a minute, so exactly
+    assert s.seconds_left == (pytest.approx(4 * 60), pytest.approx(0, abs=1e-6))
+    assert [text.partition(":")[0] for text in s.problems] == [
+        "main-dark-109 corrupt_source",
+        "fuse_tile crashed",
+    ]
+
+
+def test_tile_that_left_the_archive_and_half_written_files_do_not_count(results: Path):
+    before = summarize_results(results, BEGUN + 600)
+    write_marker(results, Tile("sv3", "dark", 7), "converted", BEGUN + 50)
+    (results / "validated/main/dark/.119.json.part").write_text('{"outc')
+    assert summarize_results(results, BEGUN + 600) == before._replace(disk_free=pytest.approx(
+        before.disk_free, abs=10**9))  # fmt: skip
+
+
+def test_broken_marker_is_named_and_the_others_are_counted(results: Path):
+    (results / "validated/main/dark/100.json").write_text('{"outcome": "conv')
+    s = summarize_results(results, BEGUN + 600)
+    assert sum(s.outcomes.values()) == 14
+    assert any("100.json: no marker of this version" in problem for problem in s.problems)
+
+
+@pytest.mark.parametrize("form", [{}, {"indent": 4}, {"indent": 1, "sort_keys": True}])
+def test_marker_is_read_alike_however_its_json_is_laid_out(results: Path, form: dict[str, Any]):
+    path = marker_path(results, TILES[9])
+    before = read_row(path)
+    assert before is not None
+    assert before.outcome == "corrupt_source"
+    assert "& more" in before.reason
+    path.write_text(json.dumps(read_json(path), **form))
+    assert read_row(path) == before
+
+
+def test_killed_run_is_not_called_running(results: Path):
+    s = summarize_results(results, BEGUN + 2000)
+    assert not s.running
+    assert "killed" in summary_lines(s)[0]
+    assert s.seconds_left is None
+    assert s.tiles_per_hour is not None
+    assert s.tiles_per_hour[1] == pytest.approx(60)  # over the time that it ran
+
+
+def test_make_status_prints_all_that_the_view_shows(
+    results: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main([str(results)]) == 0
+    printed = capsys.readouterr().out
+    for name in ("run", "tiles", *OUTCOMES, "tiles/h", "MB/s", "saved", "free", "time left",
+                 "corrupt_source: coadd-main-dark-109.fits", "fuse_tile crashed"):  # fmt: skip
+        assert name in printed
+    assert main([str(results / "nothing")]) == 2
+
+
+def test_empty_results_have_a_state(tmp_path: Path):
+    text = "\n".join(summary_lines(summarize_results(tmp_path)))
+    assert "none yet" in text
+    assert "unknown in the archive" in text
+
+
+def test_time_left_grows_in_a_standstill_and_its_error_with_the_scatter():
+    even = [60.0 * i for i in range(100)]
+    seconds, error = time_left(even, 100, even[-1]) or (0, 0)
+    assert seconds == pytest.approx(6000, rel=0.02)
+    assert error == pytest.approx(0)
+    assert (time_left(even, 100, even[-1] + 3600) or (0, 0))[0] > 1.5 * seconds
+    odd = [60.0 * i + (i // 10 % 2) * 300 for i in range(100)]
+    assert (time_left(odd, 100, odd[-1]) or (0, 0))[1] > 300
+    assert time_left(even[:9], 100, even[8]) is None
+
+
+# ------------------------------------------------------------------ the view of a running process
+
+
+def test_events_that_the_view_takes_are_those_of_snakemakes_logger_plugins():
+    events = {LogEvent.JOB_INFO, LogEvent.JOB_FINISHED, LogEvent.JOB_ERROR, LogEvent.GROUP_ERROR}
+    assert events == {"job_info", "job_finished", "job_error", "group_error"}
+
+
+class Told:
+    """Snakemake's logger with its screen, and the events of a job as it tells them."""
+
+    def __init__(self, screen: io.TextIOBase) -> None:
+        self.logger = logging.Logger("snakemake", logging.INFO)
+        self.logger.addHandler(logging.StreamHandler(screen))
+
+    def begin(self, jobid: int, rule: str, tile: Tile | None) -> None:
+        names = {k: str(v) for k, v in tile._asdict().items()} if tile else {}
+        self.logger.info("a job begins", extra={
+            "event": LogEvent.JOB_INFO, "jobid": jobid, "rule_name": rule, "wildcards": names,
+        })  # fmt: skip
+
+    def finish(self, jobid: int) -> None:
+        self.logger.info("done", extra={"event": LogEvent.JOB_FINISHED, "job_id": jobid})
+
+    def fail(self, jobid: int, rule: str) -> None:
+        self.logger.error("Error in rule", extra={
+            "event": LogEvent.JOB_ERROR, "jobid": jobid, "rule_name": rule, "log": ["a.log"],
+        })  # fmt: skip
+
+    def end(self) -> None:
+        for handler in self.logger.handlers:
+            handler.close()
+
+
+@pytest.fixture
+def watched(
+    results: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[io.TextIOBase], Told]:
+    monkeypatch.setattr(progress, "FIRST_LINE_S", 0.02)
+    monkeypatch.setattr(progress, "DRAW_S", 0.02)
+    monkeypatch.setattr(progress, "LINE_S", 0.0)
+    monkeypatch.setattr(progress, "WRITE_S", 0.0)
+
+    def watch(screen: io.TextIOBase) -> Told:
+        told = Told(screen)
+        watch_run(told.logger, settings | {"results": str(results)}, [], lambda: 3, lambda: None)
+        return told
+
+    return watch
+
+
+def test_view_follows_jobs_without_a_line_for_each_and_names_crashes(
+    results: Path, watched: Callable[[io.TextIOBase], Told]
+):
+    screen = io.StringIO()
+    told = watched(screen)
+    for jobid, tile in enumerate(TILES[15:17]):
+        told.begin(jobid, "validate_tile", tile)
+        write_marker(results, tile, "converted", 4e9)
+        told.finish(jobid)
+    told.begin(5, "fuse_tile", TILES[17])
+    told.fail(5, "fuse_tile")
+    told.logger.warning("disk is nearly full")
+    told.end()
+    text = screen.getvalue()
+    assert "main-dark-117: fuse_tile crashed; its log is a.log" in text
+    assert "disk is nearly full" in text
+    assert "a job begins" not in text
+    assert "this run: 2 done, 1 failed (1 crashed)" in text
+    run = read_json(results / RUN_FILE)
+    assert run["to_do"] == 3
+    assert run["ended"] == "ended, 1 jobs crashed; the same command does them again"
+
+
+def test_same_summary_from_the_run_and_from_another_shell(
+    results: Path, watched: Callable[[io.TextIOBase], Told]
+):
+    screen = io.StringIO()
+    told = watched(screen)
+    told.begin(1, "validate_tile", TILES[15])
+    write_marker(results, TILES[15], "converted", 4e9)
+    told.finish(1)
+    told.end()
+    own = [line for line in screen.getvalue().splitlines() if not line.startswith("disk")]
+    other = [
+        line
+        for line in summary_lines(summarize_results(results))
+        if not line.startswith(("disk", "speed"))
+    ]
+    assert set(other) <= set(own)
+
+
+def test_terminal_that_goes_away_does_not_end_the_run(
+    results: Path, watched: Callable[[io.TextIOBase], Told]
+):
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(5, "Input/output error")
+
+    told = watched(Gone())
+    told.begin(1, "fuse_tile", TILES[15])
+    told.fail(1, "fuse_tile")
+    told.end()
+    assert read_json(results / RUN_FILE)["crashed"] == 1
+
+
+def test_panel_leaves_the_lines_above_to_scroll_and_gives_its_own_back():
+    master, slave = os.openpty()
+    try:
+        with open(slave, "w", closefd=False) as stream:
+            ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+            panel = Panel(stream, 3)
+            assert panel.draw(["one", "x" * 200])
+            drawn = os.read(master, 10_000).decode()
+            assert "\x1b[1;21r" in drawn  # what jobs print scrolls in 21 of 24 lines
+            assert "\x1b[22;1H\x1b[2Kone" in drawn
+            assert "x" * 79 in drawn
+            assert "x" * 80 not in drawn
+            ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 6, 80, 0, 0))
+            assert not panel.draw(["one"])
+            assert "\x1b[r" in os.read(master, 10_000).decode()
+    finally:
+        os.close(master)
+        os.close(slave)
+
+
+def test_line_without_terminal_holds_what_matters(results: Path):
+    line = summary_line(summarize_results(results, BEGUN + 600))
+    for part in ("10 tiles done", "2 failed (1 crashed)", "4 left", "72 tiles/h now", "MB/s",
+                 "saved", "free", "4 min 0 s +- 0 s"):  # fmt: skip
+        assert part in line
+    assert "\n" not in line
