@@ -5,6 +5,7 @@ from pathlib import Path
 from desi_fits_to_parquet.files import write_json
 from desi_fits_to_parquet.fuse import fuse_tile
 from desi_fits_to_parquet.joblog import job_log
+from desi_fits_to_parquet.lock import join_run
 from desi_fits_to_parquet.tile import Tile
 
 
@@ -12,6 +13,7 @@ def main(snakemake):
     names = snakemake.wildcards
     tile = Tile(names.survey, names.program, int(names.healpix))
     with job_log(snakemake.log[0], "fuse_tile", tile.name) as log:
+        join_run(Path(snakemake.config["results"]) / ".lock")
         record = fuse_tile(
             tile,
             Path(snakemake.input.fits),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from desi_fits_to_parquet.files import read_json, write_json
 from desi_fits_to_parquet.joblog import job_log
+from desi_fits_to_parquet.lock import join_run
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.validate import validate_tile
 
@@ -12,6 +13,7 @@ def main(snakemake):
     names = snakemake.wildcards
     tile = Tile(names.survey, names.program, int(names.healpix))
     with job_log(snakemake.log[0], "validate_tile", tile.name) as log:
+        join_run(Path(snakemake.config["results"]) / ".lock")
         marker = validate_tile(
             tile,
             Path(snakemake.input.fits),

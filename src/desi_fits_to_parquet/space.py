@@ -14,6 +14,10 @@ Of a coadd's bytes 79 % are RESOLUTION, which is never fetched.
 """
 
 
+LOW_NOTE = ".disk_low"
+"""File in the results by which a job tells the run that it is to end."""
+
+
 class DiskLow(Exception):  # noqa: N818
     """There is less room than a tile needs; the message says how much is missing."""
 
