@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: help env reference demo test lint format lock clean
+.PHONY: help env reference demo status test lint format lock clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 22
@@ -26,8 +26,15 @@ $(VENV)/.reference: requirements-reference.lock $(VENV)/.installed
 demo: env  ## simulate a small archive, serve it on this machine and convert it
 	@$(BIN)/python -m desi_fits_to_parquet.demo
 
+# Without `env` before it: nothing is installed anew while a run goes on.
+status:  ## say how far a run is, also from another shell (RESULTS=folder if it is not results)
+	@$(BIN)/python -m desi_fits_to_parquet.status $(RESULTS)
+
 test: env  ## run the whole test suite
 	@$(BIN)/python -m pytest
+
+test-slurm: env  ## run the workflow on a real Slurm, which it installs and stops (root on Debian)
+	@$(BIN)/python -m pytest tests/slurm/check_slurm.py
 
 lint: env  ## formatters and linters, as CI runs them
 	@$(BIN)/ruff format --check .
