@@ -30,7 +30,7 @@ from desi_fits_to_parquet.fits import (
     verify_datasum,
 )
 from desi_fits_to_parquet.outcomes import BadTile
-from desi_fits_to_parquet.plan import Request, plan_requests, split_ranges
+from desi_fits_to_parquet.plan import plan_requests, split_ranges
 from desi_fits_to_parquet.remote import Range, RemoteFile
 from desi_fits_to_parquet.selection import check_row_match, match_rows
 from desi_fits_to_parquet.tiles_csv import Source
@@ -379,15 +379,14 @@ def _write(
     copied = Copied(starts, stops, shifts[of])
     places = list(zip(starts.tolist(), stops.tolist(), copied.shift.tolist(), strict=True))
 
-    def put(request: Request, data: memoryview) -> None:
-        for start, stop, shift in places[request.first : request.last]:
-            _put(descriptor, data[start - request.start : stop - request.start], start + shift)
+    requests = plan_requests(starts, stops, link.cost().gap)
 
-    link.fetch_each(
-        plan_requests(starts, stops, link.cost().gap),
-        lambda request: (source, request.start, request.stop),
-        put,
-    )
+    def put(i: int, data: memoryview) -> None:
+        begin = requests[i].start
+        for start, stop, shift in places[requests[i].first : requests[i].last]:
+            _put(descriptor, data[start - begin : stop - begin], start + shift)
+
+    link.fetch_each(source, [(request.start, request.stop) for request in requests], put)
     for data_start, (cards, size, _) in zip(data_starts, parts, strict=True):
         total = 0
         end = data_start + padded(size)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from desi_fits_to_parquet.archive import Link
-from desi_fits_to_parquet.plan import Request, plan_requests, split_ranges
+from desi_fits_to_parquet.plan import plan_requests, split_ranges
 from desi_fits_to_parquet.tiles_csv import Source
 
 Range = tuple[int, int]
@@ -45,11 +45,9 @@ class RemoteFile:
             return
         edges = np.array(missing, np.int64)
         starts, stops, _ = split_ranges(edges[:, 0], edges[:, 1])
-        self._link.fetch_each(
-            plan_requests(starts, stops, self._link.cost().gap),
-            lambda request: (self.source, request.start, request.stop),
-            self._keep,
-        )
+        requests = plan_requests(starts, stops, self._link.cost().gap)
+        spans = [(request.start, request.stop) for request in requests]
+        self._link.fetch_each(self.source, spans, lambda i, data: self._keep(*spans[i], data))
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes from `offset`, fetched if need be."""
@@ -86,8 +84,8 @@ class RemoteFile:
                 position = here + (len(self._pieces[i]) if i < len(self._starts) else 0)
                 i += 1
 
-    def _keep(self, request: Request, data: memoryview) -> None:
-        for start, stop in list(self._missing([(request.start, request.stop)])):
+    def _keep(self, begin: int, end: int, data: memoryview) -> None:
+        for start, stop in list(self._missing([(begin, end)])):
             i = bisect_left(self._starts, start)
             self._starts.insert(i, start)
-            self._pieces.insert(i, data[start - request.start : stop - request.start])
+            self._pieces.insert(i, data[start - begin : stop - begin])
