@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import one_node
 import pytest
@@ -22,9 +22,10 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 
-TILES_A_JOB = 7
+TILES_A_JOB = 5
+CORES = 2
 SLURM = (
-    "--workflow-profile", "profiles/slurm", "--group-components", f"tile={TILES_A_JOB}",
+    "--workflow-profile", "profiles/slurm", "--default-resources", "slurm_partition=main",
     # no accounting here, and short waits
     "--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "1",
     "--latency-wait", "5",
@@ -85,39 +86,62 @@ def slurm_jobs(form: str, *arguments: str) -> list[str]:
     return listed.stdout.split()
 
 
-def test_groups_on_slurm_with_one_cancelled_and_resumed_give_the_bytes_of_a_local_run(
+def in_groups_of(tiles: int) -> tuple[str, ...]:
+    return (*SLURM, "--group-components", f"tile={tiles}")
+
+
+def cancel_a_job_in_the_middle(work: Work, archive: Archive, log: Path) -> dict[Tile, Any]:
+    """Begin, cancel a running job once a tile is done; return the markers of that moment."""
+    with (
+        log.open("w") as stream,
+        subprocess.Popen(
+            command(archive, *in_groups_of(TILES_A_JOB)), cwd=work.folder, stdout=stream,
+            stderr=stream,
+        ) as process,
+    ):  # fmt: skip
+        try:
+            pause = threading.Event()
+            while process.poll() is None and not list(work.results.glob("validated/*/*/*.json")):
+                pause.wait(0.2)
+            done = work.markers()
+            running = slurm_jobs("%i", "--states=running")
+            assert running, log.read_text()
+            subprocess.run(["scancel", running[0]], check=True)
+            assert process.wait() == 1, log.read_text()
+            return done
+        finally:
+            process.terminate()
+
+
+def test_groups_on_slurm_one_of_them_cancelled_and_resumed_give_the_bytes_of_a_local_run(
     slurm: None, archive: Archive, tmp_path: Path
 ):
     for name in ("local", "work"):
         (tmp_path / name).mkdir()
     local, work = (checkout(tmp_path / name) for name in ("local", "work"))
-    run(local, archive, "--cores", "2")
-    fits = work.results / "fits"
-    log = tmp_path / "first.log"
-    with (
-        counting(lambda: sum(1 for _ in fits.glob("*/*/*"))) as on_disk,
-        log.open("w") as stream,
-        subprocess.Popen(
-            command(archive, *SLURM), cwd=work.folder, stdout=stream, stderr=stream
-        ) as process,
-    ):
-        try:
-            pause = threading.Event()
-            while process.poll() is None and not list(work.results.glob("validated/*/*/*.json")):
-                pause.wait(0.2)
-            running = slurm_jobs("%i", "--states=running")
-            assert running, log.read_text()
-            subprocess.run(["scancel", running[0]], check=True)
-            assert process.wait() == 1, log.read_text()
-        finally:
-            process.kill()
-    first_run = work.markers()
-    assert 0 < len(first_run) < len(archive.outcomes)
-    n_groups = -(-len(archive.outcomes) // TILES_A_JOB)
-    assert len(slurm_jobs("%i", "--states=all")) == n_groups
+    run(local, archive, "--cores", str(CORES))
 
-    run(work, archive, *SLURM)
+    fits = work.results / "fits"
+    with counting(lambda: sum(1 for _ in fits.glob("*/*/*"))) as on_disk:
+        cancel_a_job_in_the_middle(work, archive, tmp_path / "first.log")
+        first = work.markers()
+    n_groups = -(-len(archive.outcomes) // TILES_A_JOB)
+    assert len(slurm_jobs("%i", "--states=all")) == n_groups, "a job went alone to the queue"
+    assert TILES_A_JOB * (n_groups - 2) <= len(first) < len(archive.outcomes)
+    # each group does tile after tile: one on disk, and the next where the first was just fetched
+    assert max(on_disk) <= 2 * CORES
+    # a minute a stage, and what the largest tile needs: a few MB here
+    asked = [line.split("|") for line in slurm_jobs("%m|%l", "--states=all")]
+    assert all(1000 <= int(memory.rstrip("M")) < 1050 for memory, _ in asked)
+    assert f"{3 * TILES_A_JOB}:00" in {limit for _, limit in asked}
+
+    run(work, archive, *in_groups_of(2))
     assert {tile: marker["outcome"] for tile, marker in work.markers().items()} == archive.outcomes
     assert work.parquet() == local.parquet()
     assert work.leftovers() == []
-    print(max(on_disk), slurm_jobs("%i|%m|%l|%T", "--states=all"))
+    # a namespace without any network: what each job on a node does first is to parse
+    offline = subprocess.run(
+        ["unshare", "--net", *command(archive, "--dry-run")],
+        cwd=work.folder, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "Nothing to be done" in offline.stdout + offline.stderr
