@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: help env reference demo status test test-slurm lint format lock clean
+.PHONY: help env reference demo status test test-slurm benchmark-fusion benchmark-transfer benchmark-scale lint format lock clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 22
@@ -36,6 +36,15 @@ test: env  ## run the whole test suite
 test-slurm: env  ## run the workflow on a real Slurm, which it installs and stops (root on Debian)
 	@$(BIN)/python -m pytest tests/slurm/check_slurm.py
 
+benchmark-fusion: reference  ## measure fusing and the size of its files (two minutes)
+	@$(BIN)/python benchmarks/fusion.py
+
+benchmark-transfer: env  ## measure fetching over an emulated far link, against the obvious way
+	@$(BIN)/python benchmarks/transfer.py
+
+benchmark-scale: env  ## measure the workflow at the size of DR1 (half an hour)
+	@$(BIN)/python benchmarks/scale.py
+
 lint: env  ## formatters and linters, as CI runs them
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -48,9 +57,9 @@ format: env  ## rewrite the code in the project's style
 
 lock:  ## resolve the dependencies again (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
-	    --python-version 3.11 --extra test --extra demo pyproject.toml -o requirements.lock
+	    --python-version 3.11 --extra test pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
-	    --python-version 3.11 --extra test --extra demo --extra reference -c requirements.lock \
+	    --python-version 3.11 --extra test --extra reference -c requirements.lock \
 	    pyproject.toml -o requirements-reference.lock
 
 clean:  ## remove the environment and what the demo wrote

@@ -1,7 +1,9 @@
 # Settings and functions that the rules share. No rule stands here, no function there.
 import os
+import signal
 import sys
 from pathlib import Path
+from threading import Thread
 
 import yaml
 from snakemake.exceptions import WorkflowError
@@ -23,6 +25,8 @@ from desi_fits_to_parquet.lock import RunningElsewhere, hold_lock
 from desi_fits_to_parquet.notify import NotifyError, read_addresses
 from desi_fits_to_parquet.progress import TILE_RULES, watch_run
 from desi_fits_to_parquet.report_files import PAGES, TABLES
+from desi_fits_to_parquet.repair import remove_leftovers
+from desi_fits_to_parquet.space import LOW_NOTE
 from desi_fits_to_parquet.tile import PROGRAMS, SURVEYS, Tile
 from desi_fits_to_parquet.tiles_csv import read_tiles
 
@@ -102,13 +106,26 @@ def all_markers(wildcards):
 
 
 def tiles_to_do():
+    """The tiles that Snakemake is going to validate, as far as it knows them yet."""
+    return {
+        Tile(job.wildcards.survey, job.wildcards.program, int(job.wildcards.healpix))
+        for job in workflow.dag.needrun_jobs()
+        if job.rule.name == "validate_tile"
+    }
+
+
+def count_tiles():
     """How many tiles Snakemake is going to do."""
-    return sum(job.rule.name == "validate_tile" for job in workflow.dag.needrun_jobs())
+    return len(tiles_to_do())
 
 
-def end_run():
-    """Let the running jobs finish and begin no more."""
-    workflow.scheduler.exit_gracefully()
+def end_run(*signal_and_frame):
+    """Let the running jobs finish and begin no more.
+
+    In a thread of its own: as Snakemake's own handler of SIGTERM, in the middle of the main
+    thread, it was seen to wait for ever for a lock that this thread holds.
+    """
+    Thread(target=workflow.scheduler.exit_gracefully, daemon=True).start()
 
 
 onstart:
@@ -120,9 +137,12 @@ onstart:
             config["notify"]["urls_file"], os.environ, Path(workflow.basedir)
         )
         hold_lock(f"{RESULTS}/.lock")
+        remove_leftovers(Path(RESULTS), tiles_to_do())
+        Path(RESULTS, LOW_NOTE).unlink(missing_ok=True)
         if "discover_tiles" in needed:
             probe_archive(config["archive"])
     except (RunningElsewhere, ArchiveUnreachable, NotifyError) as error:
         sys.exit(f"Stopped before the first job: {error}")
+    signal.signal(signal.SIGTERM, end_run)
     if needed.intersection(["discover_tiles", *TILE_RULES]):
-        watch_run(logger, config, addresses, tiles_to_do, end_run)
+        watch_run(logger, config, addresses, count_tiles, end_run)

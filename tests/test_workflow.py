@@ -387,3 +387,23 @@ def test_archive_that_does_not_answer_ends_the_run_in_one_line_with_its_address(
     assert endpoint in last
     assert "Traceback" not in text
     assert "discover_tiles" in work.run(endpoint, "--dry-run")
+
+
+def test_fits_that_a_killed_run_left_of_a_finished_tile_are_removed(work: Work, finished: Finished):
+    left = work.results / "fits" / PLAIN.survey / PLAIN.program / str(PLAIN.healpix)
+    left.mkdir(parents=True)
+    (left / "download.json").write_text("{}")
+    marker_path(work.results, SHUFFLED).unlink()  # something to do
+    work.run(finished.endpoint)
+    assert work.leftovers() == []
+
+
+def test_run_ends_with_what_is_missing_where_the_disk_is_too_small(work: Work, finished: Finished):
+    for tile in (PLAIN, SHUFFLED, EMPTY):
+        marker_path(work.results, tile).unlink()
+    text = work.run(finished.endpoint, config="resources={min_free_gb: 1000000}", code=1)
+    assert "resources.min_free_gb = 1e+06 need" in text
+    assert "No new tile is started" in text
+    assert len(work.markers()) == len(EXPECTED) - 3
+    work.run(finished.endpoint)
+    assert {t: m["outcome"] for t, m in work.markers().items()} == EXPECTED

@@ -27,6 +27,7 @@ from desi_fits_to_parquet.notify import (
     start_notice,
 )
 from desi_fits_to_parquet.repair import marker_path
+from desi_fits_to_parquet.space import LOW_NOTE
 from desi_fits_to_parquet.status import (
     N_PROBLEMS,
     Row,
@@ -229,6 +230,10 @@ class RunWatch(logging.Handler):
             with self._guard:
                 self._crashed.add(tile)
         name = f"{tile.name}: {rule}" if tile else rule
+        low = self._results / LOW_NOTE
+        if rule == "download_tile" and low.exists():
+            self._abort(low.read_text())
+            return
         self._note(f"{name} crashed; its log is {', '.join(job['log'])}")
 
     def _note(self, problem: str) -> None:
@@ -276,8 +281,13 @@ class RunWatch(logging.Handler):
         for notice in notices:
             self._sender.send(notice)
         if self._told.failing and self._settings["abort"] and not self._aborted:
-            self._aborted = f"stopped: {failure_text(summary, self._settings)}"
-            self._say(f"{self._aborted}. Running jobs finish; no more are begun.")
+            self._abort(f"{failure_text(summary, self._settings)}.")
+
+    def _abort(self, why: str) -> None:
+        """End the run: what runs finishes, nothing more is begun."""
+        if not self._aborted:
+            self._aborted = f"stopped: {why}"
+            self._say(f"{self._aborted} Running jobs finish.")
             self._end_run()
 
     def _draw(self, summary: Summary) -> bool:

@@ -1,7 +1,7 @@
 """Finding what was damaged or failed in a results folder, and clearing it for the next run."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,11 +107,32 @@ def _damage(results: Path, marker: dict[str, Any]) -> Finding | None:
 def clear_tile(results: Path, tile: Tile) -> None:
     """Remove what was made of a tile, the marker first, so that the next run does it again."""
     marker_path(results, tile).unlink(missing_ok=True)
-    for folder in (
-        parquet_folder(results, tile),
-        results / "fits" / tile.survey / tile.program / str(tile.healpix),
-    ):
-        if folder.exists():
-            shutil.rmtree(folder)
+    folder = parquet_folder(results, tile)
+    if folder.exists():
+        shutil.rmtree(folder)
+    _clear_temporary(results, tile)
+
+
+def remove_leftovers(results: Path, busy: Collection[Tile]) -> None:
+    """Remove the FITS of tiles that are done; a run killed at the wrong moment leaves them.
+
+    Parameters
+    ----------
+    results
+        The results folder.
+    busy
+        Tiles that are going to be validated and still need their FITS.
+    """
+    for path in (results / "fits").glob("*/*/*"):
+        survey, program, name = path.relative_to(results / "fits").parts
+        tile = Tile(survey, program, int(name)) if name.isdecimal() else None
+        if tile and tile not in busy and marker_path(results, tile).exists():
+            _clear_temporary(results, tile)
+
+
+def _clear_temporary(results: Path, tile: Tile) -> None:
+    fits = results / "fits" / tile.survey / tile.program / str(tile.healpix)
+    if fits.exists():
+        shutil.rmtree(fits)
     record = results / "fused" / tile.survey / tile.program / f"{tile.healpix}.json"
     record.unlink(missing_ok=True)
