@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import struct
+import subprocess
+import sys
 import termios
 from collections.abc import Callable
 from fcntl import ioctl
@@ -23,6 +25,7 @@ from desi_fits_to_parquet.repair import marker_path
 from desi_fits_to_parquet.status import (
     RUN_FILE,
     Run,
+    fit_lines,
     main,
     read_row,
     summarize_results,
@@ -106,6 +109,15 @@ def test_killed_run_is_not_called_running(results: Path):
     s = summarize_results(results, BEGUN + 2000)
     assert not s.running
     assert "killed" in summary_lines(s)[0]
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    here = Run(BEGUN, BEGUN, None, f"{dead.pid} on {os.uname().nodename}", 15, 1, 300.0, ())
+    write_run(results, here)
+    assert not summarize_results(results, BEGUN + 1).running
+    write_run(results, here._replace(process=f"{os.getpid()} on {os.uname().nodename}"))
+    assert summarize_results(results, BEGUN + 1).running
+    write_run(results, here._replace(process="7 on another", updated=BEGUN + 600))
+    s = summarize_results(results, BEGUN + 2000)
     assert s.seconds_left is None
     assert s.tiles_per_hour is not None
     assert s.tiles_per_hour[1] == pytest.approx(60)  # over the time that it ran
@@ -251,18 +263,28 @@ def test_panel_leaves_the_lines_above_to_scroll_and_gives_its_own_back():
         with open(slave, "w", closefd=False) as stream:
             ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
             panel = Panel(stream, 3)
-            assert panel.draw(["one", "x" * 200])
+            assert panel.draw(["one", f"problem {'x' * 200}"])
             drawn = os.read(master, 10_000).decode()
             assert "\x1b[1;21r" in drawn  # what jobs print scrolls in 21 of 24 lines
-            assert "\x1b[22;1H\x1b[2Kone" in drawn
-            assert "x" * 79 in drawn
-            assert "x" * 80 not in drawn
+            assert "\x1b[23;1H\x1b[2Kone" in drawn
+            assert "x" * 71 in drawn
+            assert "x" * 72 not in drawn
             ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 6, 80, 0, 0))
             assert not panel.draw(["one"])
             assert "\x1b[r" in os.read(master, 10_000).decode()
     finally:
         os.close(master)
         os.close(slave)
+
+
+def test_narrow_terminal_loses_no_figure_but_the_oldest_problems(results: Path):
+    lines = summary_lines(summarize_results(results, BEGUN + 600))
+    fitted = fit_lines(lines, 60, 14)
+    assert max(map(len, fitted)) <= 60
+    figures = [line for line in lines if not line.startswith("problem")]
+    assert " ".join(" ".join(fitted).split()).startswith(" ".join(" ".join(figures).split()))
+    assert fitted[-1] == lines[-1]
+    assert fit_lines(lines, 300, 8)[-1] == "problem    fuse_tile crashed"
 
 
 def test_line_without_terminal_holds_what_matters(results: Path):

@@ -33,6 +33,7 @@ from desi_fits_to_parquet.status import (
     Row,
     Run,
     Summary,
+    fit_lines,
     free_bytes,
     read_names,
     read_row,
@@ -48,6 +49,9 @@ TILE_RULES = ("download_tile", "fuse_tile", "validate_tile")
 
 DRAW_S = 3.0
 """Seconds between two drawings on a terminal: 1 % of a core with 30,000 tiles."""
+
+PANEL_ROWS = 15
+"""Lines of the view on a terminal: 24 of them leave nine to scroll."""
 
 LINE_S = 60.0
 """Seconds between two lines elsewhere."""
@@ -79,7 +83,7 @@ class Panel:
         self._size = (0, 0)
 
     def draw(self, lines: Sequence[str]) -> bool:
-        """Draw the lines; returns False where the terminal is too small for it."""
+        """Draw the lines of a summary; returns False where the terminal is too small for it."""
         size = os.get_terminal_size(self._stream.fileno())
         columns, rows = size
         if rows < self._height + 5 or columns < 40:
@@ -93,9 +97,11 @@ class Panel:
             text += f"\x1b7\x1b[1;{rows - self._height}r\x1b8"
             self._size = (columns, rows)
         text += "\x1b7"
+        # the empty one parts it from what scrolls above
+        fitted = ["", *fit_lines(lines, columns - 1, self._height - 1)]
         for i in range(self._height):
-            line = lines[i] if i < len(lines) else ""
-            text += f"\x1b[{rows - self._height + 1 + i};1H\x1b[2K{line[: columns - 1]}"
+            line = fitted[i] if i < len(fitted) else ""
+            text += f"\x1b[{rows - self._height + 1 + i};1H\x1b[2K{line}"
         self._write(text + "\x1b8")
         return True
 
@@ -146,7 +152,7 @@ class RunWatch(logging.Handler):
         self._stream = screen.stream if screen else None
         self._panel = None
         if screen is not None and screen.stream.isatty() and os.environ.get("TERM") != "dumb":
-            self._panel = Panel(screen.stream, 8 + N_PROBLEMS)
+            self._panel = Panel(screen.stream, PANEL_ROWS)
         self._jobs: dict[int, tuple[str, Tile | None]] = {}
         self._rows: dict[Tile, Row] = {}
         self._tiles: frozenset[Tile] | None = None
@@ -294,7 +300,7 @@ class RunWatch(logging.Handler):
         if self._panel is None:
             return False
         try:
-            return self._panel.draw(["", *summary_lines(summary)])
+            return self._panel.draw(summary_lines(summary))
         except OSError:  # the terminal is gone, the run goes on
             self._panel = self._stream = None
             return False

@@ -12,6 +12,7 @@ import os
 import shutil
 import statistics
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -187,7 +188,7 @@ def summarize(
     elif tiles is not None and not run:
         left = tiles - len(rows)
     # a run that ended has no "now", and its mean is over the time that it took
-    running = run is not None and run.ended is None and now - run.updated < ALIVE_S
+    running = run is not None and _is_alive(run, now)
     until = now if running or run is None else max(run.updated, run.started)
     failed = sorted(
         (row.finished, f"{tile.name} {row.outcome}: {row.reason}")
@@ -254,6 +255,21 @@ def time_left(
     blocks = left / size
     scatter = statistics.stdev(durations)
     return blocks * mean, scatter * math.sqrt(blocks + blocks**2 / count)
+
+
+def _is_alive(run: Run, now: float) -> bool:
+    if run.ended is not None or now - run.updated >= ALIVE_S:
+        return False
+    process, _, machine = run.process.partition(" on ")
+    if machine != os.uname().nodename:
+        return True
+    try:
+        os.kill(int(process), 0)  # asks only whether it is there
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is there, and another user's
+        pass
+    return True
 
 
 def _speeds(
@@ -425,6 +441,22 @@ def summary_lines(summary: Summary) -> list[str]:
     return lines
 
 
+def fit_lines(lines: Sequence[str], columns: int, rows: int) -> list[str]:
+    """Fit the lines of a summary into a window: figures are wrapped, problems cut.
+
+    Where there are too many, the oldest problems are left out.
+    """
+    fitted: list[str] = []
+    problems: list[str] = []
+    for line in lines:
+        if line.startswith("problem "):
+            problems.append(line[:columns])
+        else:
+            fitted += textwrap.wrap(line, columns, subsequent_indent=" " * 11)
+    room = max(rows - len(fitted), 0)
+    return (fitted + problems[len(problems) - min(room, len(problems)) :])[:rows]
+
+
 def summary_line(summary: Summary) -> str:
     """Say it in one line, for a terminal or file that cannot be drawn on."""
     s = summary
@@ -514,7 +546,10 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{results}: no such folder; name the results: make status RESULTS=...")  # noqa: T201
         return 2
     gc.disable()  # looking for garbage among the rows takes longer than reading a tenth of them
-    print("\n".join(summary_lines(summarize_results(results))))  # noqa: T201
+    try:
+        print("\n".join(summary_lines(summarize_results(results))), flush=True)  # noqa: T201
+    except BrokenPipeError:  # `make status | head -1`
+        sys.stdout = None
     return 0
 
 
