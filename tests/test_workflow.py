@@ -1,6 +1,5 @@
 """The workflow as its users run it: Snakemake in a process, over an S3 service on loopback."""
 
-import hashlib
 import http.server
 import json
 import os
@@ -8,29 +7,23 @@ import shutil
 import signal
 import socketserver
 import subprocess
-import sys
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import REPOSITORY
+from running import BUCKET, CORES, PREFIX, Work, checkout, folder_of, write_tile
 
 from desi_fits_to_parquet.outcomes import OUTCOMES
-from desi_fits_to_parquet.repair import find_damaged, marker_path, marker_tile, parquet_folder
-from desi_fits_to_parquet.repair import read_markers as markers_of
+from desi_fits_to_parquet.repair import find_damaged, marker_path, parquet_folder
 from desi_fits_to_parquet.serve import put_object, serve_archive
-from desi_fits_to_parquet.simulate import flip_bit, simulate_tile, truncate
+from desi_fits_to_parquet.simulate import flip_bit, truncate
 from desi_fits_to_parquet.tile import Tile
-
-PREFIX = "dr1/spectro/redux/iron"
-BUCKET = "desidata"
-CORES = 2
 
 PLAIN = Tile("main", "dark", 100)
 SAME_PIXEL = Tile("sv3", "dark", 100)
@@ -53,15 +46,6 @@ EXPECTED = {
     BLOCKED: "unreachable",
     SPOILED: "invalid_output",
 }
-
-
-def folder_of(archive: Path, tile: Tile) -> Path:
-    return archive / PREFIX / "healpix" / tile.folder
-
-
-def write_tile(archive: Path, tile: Tile, **options: Any) -> None:
-    options = {"quasar_share": 0.4, "exposures_per_target": 1, "scan_step": 100} | options
-    simulate_tile(tile, folder_of(archive, tile), 6, **options)
 
 
 @pytest.fixture(scope="module")
@@ -118,61 +102,6 @@ def blocking(endpoint: str) -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
-
-
-class Work(NamedTuple):
-    """A checkout with its results, and how to run Snakemake in it."""
-
-    folder: Path
-
-    @property
-    def results(self) -> Path:
-        return self.folder / "results"
-
-    def command(self, endpoint: str, *arguments: str, config: str = "") -> list[str]:
-        return [
-            sys.executable, "-m", "snakemake", "--cores", str(CORES), *arguments, "--config",
-            f"archive={{endpoint: '{endpoint}'}}", "tiles={surveys: [main, sv3]}",
-            "transfer={attempts: 2, timeout_s: 20}", *filter(None, [config]),
-        ]  # fmt: skip
-
-    def run(self, endpoint: str, *arguments: str, config: str = "", code: int = 0) -> str:
-        done = subprocess.run(
-            self.command(endpoint, *arguments, config=config), cwd=self.folder, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=280, check=False,
-        )  # fmt: skip
-        assert done.returncode == code, done.stdout
-        return done.stdout
-
-    def markers(self) -> dict[Tile, dict[str, Any]]:
-        return {marker_tile(marker): marker for marker in markers_of(self.results)}
-
-    def parquet(self) -> dict[str, str]:
-        """Checksums of all Parquet by their path."""
-        return {
-            str(path.relative_to(self.results)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(self.results.rglob("*.parquet"))
-            if "report" not in path.parts
-        }
-
-    def leftovers(self) -> list[Path]:
-        """Temporary files and FITS, of which a finished run leaves none."""
-        return [
-            path
-            for pattern in ("*.part", "fits/**/*", "fused/**/*")
-            for path in self.results.rglob(pattern)
-            if path.is_file()
-        ]
-
-
-def checkout(folder: Path) -> Work:
-    for name in ("Snakefile", "rules", "scripts", "config", "profiles", "report", "envs", "src"):
-        source = REPOSITORY / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, folder / name)
-    return Work(folder)
 
 
 class Finished(NamedTuple):

@@ -1,0 +1,96 @@
+"""Running the real workflow in a copy of the checkout, over an archive on this machine."""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from conftest import REPOSITORY
+
+from desi_fits_to_parquet.repair import clear_tile, marker_tile, parquet_folder
+from desi_fits_to_parquet.repair import read_markers as markers_of
+from desi_fits_to_parquet.simulate import simulate_tile
+from desi_fits_to_parquet.tile import Tile
+
+PREFIX = "dr1/spectro/redux/iron"
+BUCKET = "desidata"
+CORES = 2
+
+
+def folder_of(archive: Path, tile: Tile) -> Path:
+    return archive / PREFIX / "healpix" / tile.folder
+
+
+def write_tile(archive: Path, tile: Tile, **options: Any) -> None:
+    options = {"quasar_share": 0.4, "exposures_per_target": 1, "scan_step": 100} | options
+    simulate_tile(tile, folder_of(archive, tile), 6, **options)
+
+
+class Work(NamedTuple):
+    """A checkout with its results, and how to run Snakemake in it."""
+
+    folder: Path
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results"
+
+    def command(self, endpoint: str, *arguments: str, config: str = "") -> list[str]:
+        return [
+            sys.executable, "-m", "snakemake", "--cores", str(CORES), *arguments, "--config",
+            f"archive={{endpoint: '{endpoint}'}}", "tiles={surveys: [main, sv3]}",
+            "transfer={attempts: 2, timeout_s: 20}", *filter(None, [config]),
+        ]  # fmt: skip
+
+    def run(self, endpoint: str, *arguments: str, config: str = "", code: int = 0) -> str:
+        done = subprocess.run(
+            self.command(endpoint, *arguments, config=config), cwd=self.folder, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=280, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stdout
+        return done.stdout
+
+    def markers(self) -> dict[Tile, dict[str, Any]]:
+        return {marker_tile(marker): marker for marker in markers_of(self.results)}
+
+    def parquet(self) -> dict[str, str]:
+        """Checksums of all Parquet by their path."""
+        return {
+            str(path.relative_to(self.results)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(self.results.rglob("*.parquet"))
+            if "report" not in path.parts
+        }
+
+    def parquet_path(self, tile: Tile) -> Path:
+        return parquet_folder(self.results, tile) / f"{tile.name}.parquet"
+
+    def forget(self, tile: Tile) -> None:
+        """Remove what was made of a tile, so that the next run does it again."""
+        clear_tile(self.results, tile)
+
+    def begun_jobs(self) -> int:
+        """Number that changes whenever a job of a tile begins: the time of the newest log."""
+        logs = self.results.glob("logs/*_tile/**/*.log")
+        return max((log.stat().st_mtime_ns for log in logs), default=0)
+
+    def leftovers(self) -> list[Path]:
+        """Temporary files and FITS, of which a finished run leaves none."""
+        return [
+            path
+            for pattern in ("*.part", "fits/**/*", "fused/**/*")
+            for path in self.results.rglob(pattern)
+            if path.is_file()
+        ]
+
+
+def checkout(folder: Path) -> Work:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("Snakefile", "rules", "scripts", "config", "profiles", "report", "envs", "src"):
+        source = REPOSITORY / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / name)
+    return Work(folder)

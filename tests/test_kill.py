@@ -1,0 +1,88 @@
+"""Work that is killed again and again, at random moments, must end as if nothing had happened."""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import threading
+from pathlib import Path
+
+import psutil
+from running import BUCKET, Work, checkout, write_tile
+
+from desi_fits_to_parquet.serve import serve_archive
+from desi_fits_to_parquet.tile import Tile
+
+TILES = [Tile("main", "dark", 100 + i) for i in range(8)]
+KILLS = 20
+LONGEST_LIFE_S = 2.5
+
+
+def kill_somehow(process: subprocess.Popen[bytes], how: str, chance: random.Random) -> bool:
+    """Kill the run, one of its jobs, or all of it; return whether there was something to kill."""
+    if process.poll() is not None:
+        return False
+    if how == "group":
+        os.killpg(process.pid, signal.SIGKILL)
+    elif how == "main":
+        process.kill()
+    else:
+        jobs = [
+            job
+            for job in psutil.Process(process.pid).children(recursive=True)
+            if any("_tile.py" in word for word in job.cmdline())
+        ]
+        if not jobs:
+            return False
+        chance.choice(jobs).kill()
+    return True
+
+
+def test_run_killed_twenty_times_ends_with_the_parquet_of_an_undisturbed_one(tmp_path: Path):
+    archive = tmp_path / "archive"
+    for tile in TILES:
+        write_tile(archive, tile)
+    undisturbed, work = (checkout(tmp_path / name) for name in ("undisturbed", "killed"))
+    chance = random.Random(20)  # noqa: S311  (the same moments every time)
+    with serve_archive(archive, BUCKET) as endpoint:
+        undisturbed.run(endpoint)
+        kills = 0
+        done: dict[Tile, float] = {}
+        while kills < KILLS:
+            kills += one_life(work, endpoint, chance, done)
+            markers = work.markers()
+            # no completed tile is done again
+            for tile, finished in done.items():
+                assert markers[tile]["finished"] == finished, tile
+            done = {tile: marker["finished"] for tile, marker in markers.items()}
+            if len(done) == len(TILES):
+                # all is done: take something away, so that there is something to be killed in
+                tile = chance.choice(TILES)
+                work.forget(tile)
+                del done[tile]
+        work.run(endpoint)
+        assert "Nothing to be done" in work.run(endpoint)
+    assert work.parquet() == undisturbed.parquet()
+    assert work.leftovers() == []
+    assert {t: m["sha256"] for t, m in work.markers().items()} == {
+        t: hashlib.sha256(work.parquet_path(t).read_bytes()).hexdigest() for t in TILES
+    }
+
+
+def one_life(work: Work, endpoint: str, chance: random.Random, done: dict[Tile, float]) -> int:
+    """Run until a random moment, then kill; return how often something was killed."""
+    how = chance.choice(["main", "job", "group"])
+    ended = threading.Event()
+    with subprocess.Popen(
+        work.command(endpoint), cwd=work.folder, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        begun = work.begun_jobs()
+        while process.poll() is None and work.begun_jobs() == begun:
+            ended.wait(0.02)  # a kill before the first job would show nothing
+        ended.wait(chance.uniform(0, LONGEST_LIFE_S))
+        killed = kill_somehow(process, how, chance)
+        if how == "job":
+            process.wait(120)
+    return int(killed)
