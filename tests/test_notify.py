@@ -188,11 +188,41 @@ def test_sender_does_not_keep_the_run_waiting():
     assert len(received) <= 1
 
 
-def test_run_with_too_many_failures_tells_it_and_stops_in_order(tmp_path: Path):
+def failing_tiles(first: int, stop: int) -> dict[str, bytes]:
+    """An archive of tiles without coadd, which are done as soon as they are begun."""
     root = "dr1/spectro/redux/iron/healpix/main/dark/1"
-    objects = {f"{root}/{p}/redrock-main-dark-{p}.fits": b"x" for p in range(100, 160)}
+    return {f"{root}/{p}/redrock-main-dark-{p}.fits": b"x" for p in range(first, stop)}
+
+
+def test_run_goes_on_without_its_notifications_and_ends_in_order_on_sigterm(tmp_path: Path):
     work = checkout(tmp_path)
-    with serve(objects) as service, receiver() as (address, received):
+    with receiver() as (address, _):
+        pass  # nobody listens there any more
+    with serve(failing_tiles(100, 160)) as service:
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--config",
+                   f"archive={{endpoint: '{service.endpoint}'}}"]  # fmt: skip
+        with subprocess.Popen(
+            command, cwd=work.folder, env={**os.environ, VARIABLE: address}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        ) as process:  # fmt: skip
+            waiting = threading.Event()
+            while process.poll() is None and len(list(read_markers(work.results))) < 2:
+                waiting.wait(0.1)
+            process.terminate()
+            output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, output
+    assert "tiles not done; the same command goes on from there" in output
+    assert "'desi-fits-to-parquet: run started': not delivered" in output
+    assert SECRET not in output
+    run = read_json(work.results / RUN_FILE)
+    assert run["ended"].startswith("ended with")
+    assert run["crashed"] == 0
+    assert 2 <= len(list(read_markers(work.results))) < 60
+
+
+def test_run_with_too_many_failures_tells_it_and_stops_in_order(tmp_path: Path):
+    work = checkout(tmp_path)
+    with serve(failing_tiles(100, 160)) as service, receiver() as (address, received):
         done = subprocess.run(
             [sys.executable, "-m", "snakemake", "--cores", "2", "--config",
              f"archive={{endpoint: '{service.endpoint}'}}", "notify={abort: true}"],
