@@ -44,7 +44,7 @@ def test_run_killed_twenty_times_ends_with_the_parquet_of_an_undisturbed_one(tmp
     for tile in TILES:
         write_tile(archive, tile)
     undisturbed, work = (checkout(tmp_path / name) for name in ("undisturbed", "killed"))
-    chance = random.Random(20)  # noqa: S311  (the same moments every time)
+    chance = random.Random(20)
     with serve_archive(archive, BUCKET) as endpoint:
         undisturbed.run(endpoint)
         kills = 0
