@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from fault_server import serve
-from test_workflow import checkout
+from running import checkout
 
 from desi_fits_to_parquet.files import read_json
 from desi_fits_to_parquet.notify import (
