@@ -7,6 +7,7 @@ from threading import Thread
 
 import yaml
 from snakemake.exceptions import WorkflowError
+from snakemake.jobs import GroupJob, GroupJobFactory
 from snakemake.logging import logger
 
 # The scripts of the jobs import the library of this very checkout, wherever they run.
@@ -40,6 +41,17 @@ try:
     )
 except ConfigError as error:
     sys.exit(str(error))
+
+
+def new_group(factory, groupid, jobs, resources):
+    """A group of jobs that no other part of the graph knows."""
+    return GroupJob(groupid, frozenset(jobs), resources)
+
+
+# Snakemake 9.27 bundles tiles again each time it looks at the graph, and a resumed run looks twice.
+# It begins from the groups that it merged the first time, so that a tile was submitted twice, in
+# two groups at once (snakemake/snakemake#1628, snakemake-executor-plugin-slurm#253).
+GroupJobFactory.new = new_group
 
 RESULTS = config["results"].rstrip("/")
 TILE = "{survey}/{program}/{healpix}"
