@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -86,6 +87,16 @@ def slurm_jobs(form: str, *arguments: str) -> list[str]:
     return listed.stdout.split()
 
 
+def processes_in(folder: Path) -> list[str]:
+    """Command lines that name a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended meanwhile
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            found += [line] if str(folder) in line else []
+    return found
+
+
 def in_groups_of(tiles: int) -> tuple[str, ...]:
     return (*SLURM, "--group-components", f"tile={tiles}")
 
@@ -141,6 +152,7 @@ def test_groups_on_slurm_one_of_them_cancelled_and_resumed_give_the_bytes_of_a_l
     assert {tile: marker["outcome"] for tile, marker in work.markers().items()} == archive.outcomes
     assert work.parquet() == local.parquet()
     assert work.leftovers() == []
+    assert processes_in(work.folder) == []
     # a namespace without any network: what each job on a node does first is to parse
     offline = subprocess.run(
         ["unshare", "--net", *command(archive, "--dry-run")],
