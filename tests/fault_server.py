@@ -64,6 +64,7 @@ class Service:
         self.asked: list[Asked] = []
         self.headers: list[dict[str, str]] = []
         self.page = 1000
+        self.error_text = ""
         self.ended = threading.Event()
         self.endpoint = ""
         self._numbers: Counter[tuple[str, int | None]] = Counter()
@@ -214,7 +215,8 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send(200, body.encode(), "application/xml")
 
     def _error(self, status: int, code: str) -> None:
-        body = f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{code}</Message></Error>'
+        words = f"<Code>{code}</Code><Message>{code}</Message>{self.service.error_text}"
+        body = f'<?xml version="1.0"?><Error>{words}</Error>'
         self._send(status, body.encode(), "application/xml")
 
     def _page(self) -> None:

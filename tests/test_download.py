@@ -23,7 +23,7 @@ from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES
 from desi_fits_to_parquet.selection import select_targets
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.tiles_csv import Source
-from desi_fits_to_parquet.whole import parse_checksums
+from desi_fits_to_parquet.whole import find_wrong_sum, parse_checksums
 
 TILE = Tile("main", "dark", 10000)
 MODES = ("files", "rows")
@@ -158,7 +158,7 @@ def test_a_fault_that_passes_leaves_no_trace_in_the_data(
 ) -> None:
     fetch(folder=tmp_path / "clean")
     service.forget()
-    rng = random.Random(fault)  # noqa: S311
+    rng = random.Random(fault)
     service.choose = lambda asked: fault if asked.number == 0 and rng.random() < 0.2 else None
     record = fetch(attempts=6)
     assert record["outcome"] is None, record["reason"]
@@ -350,14 +350,27 @@ def test_without_the_list_of_checksums_a_tile_is_converted_and_says_what_was_che
     assert record["sources"]["redrock"]["verified"] == "md5"
 
 
-def test_without_the_list_a_flipped_bit_is_found_by_the_etag_or_by_the_sums_of_fits(
+def test_without_the_list_a_bit_flipped_on_the_way_is_found_by_the_etag(
     fetch: Fetch, service: Service
 ) -> None:
     del service.objects[key_of(TILE, "sha256sum")]
-    right = list_sources(TILE, service.objects)
     service.choose = lambda asked: "flip" if asked.kind == "redrock" else None
-    assert fetch()["outcome"] == "corrupt_source"
-    del right
+    record = fetch()
+    assert record["outcome"] == "corrupt_source"
+    assert "md5" in record["reason"]
+
+
+@pytest.mark.parametrize("at", [1000, 30_000, 60_000])
+def test_without_the_list_and_an_md5_a_flipped_bit_is_found_by_the_sums_of_fits(
+    tmp_path: Path, objects: dict[str, bytes], at: int
+) -> None:
+    path = tmp_path / "redrock.fits"
+    path.write_bytes(objects[key_of(TILE, "redrock")])
+    assert find_wrong_sum(path) == ""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 4
+    path.write_bytes(bytes(data))
+    assert "HDU" in find_wrong_sum(path)
 
 
 def test_a_list_that_says_another_sum_is_corrupt(fetch: Fetch, service: Service) -> None:
@@ -435,7 +448,7 @@ def test_random_faults_never_give_wrong_data(
     whole = {key.rpartition("/")[2]: data for key, data in objects.items()}
     outcomes = set()
     for seed in range(RUNS // 2):
-        rng = random.Random(f"{mode} {seed}")  # noqa: S311
+        rng = random.Random(f"{mode} {seed}")
         service.forget()
         service.objects = dict(objects)
         sources = list_sources(TILE, objects)

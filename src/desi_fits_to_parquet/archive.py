@@ -34,6 +34,7 @@ from tenacity import (
 )
 from tenacity.nap import sleep_using_event
 
+from desi_fits_to_parquet.credentials import store_arguments
 from desi_fits_to_parquet.plan import Cost
 from desi_fits_to_parquet.tile import FILE_KINDS, Tile
 from desi_fits_to_parquet.tiles_csv import Source, Sources
@@ -163,6 +164,10 @@ def describe_error(error: Exception) -> str:
     ):
         if sign in text:
             return words
+    status = re.search(r"status code: (\d{3})", text)
+    if status:  # no more of the answer: S3 repeats a request's keys and tokens in some of them
+        code = re.search(r"<Code>(\w{1,60})</Code>", text)
+        return " ".join(["status", status[1], *(code.groups() if code else ())])
     return (text.strip().splitlines() or [type(error).__name__])[0][:200]
 
 
@@ -253,6 +258,7 @@ class Link:
         self.received: Counter[str] = Counter()
         self.ranges_ignored = False
         self._archive = archive
+        self._signing = store_arguments(archive["profile"])
         self._attempts = int(transfer["attempts"])
         self._timeout_s = float(transfer["timeout_s"])
         share = int(transfer["max_connections"]) // int(transfer["downloads"])
@@ -396,7 +402,7 @@ class Link:
             if store is None:
                 store = self._open_store(PART_BYTES, source)
                 self._stores[source["key"] + source["etag"]] = store
-        with self._request(sum(lengths), count):
+        with self._request(sum(lengths), count) as begun:
             try:
                 found = obstore.get_ranges(
                     store,
@@ -407,6 +413,7 @@ class Link:
                 )
             except (BaseError, OSError) as error:
                 log.info("a group of requests is tried one by one: %s", describe_error(error))
+                self._adapt(classify_error(error), begun)
                 found = []
         data = [memoryview(piece) for piece in found]
         self._count_received(source, sum(map(len, data)))
@@ -532,11 +539,15 @@ class Link:
             raise SourceChanged(source["key"]) from error
         if fault == "missing":
             raise SourceMissing(source["key"]) from error
+        self._adapt(fault, begun)
+        return fault
+
+    def _adapt(self, fault: Fault, begun: float) -> None:
+        """Send less at once after a failure that may mean overload."""
         if fault in ("throttled", "broken"):
             self.window.overloaded(begun)
         with self._lock:
             self.throttled += fault == "throttled"
-        return fault
 
     def _retry(self, source: Source, attempt: Callable[[], Item]) -> Item:
         try:
@@ -563,13 +574,15 @@ class Link:
         Where it is for one object only, all requests carry its ETag.
         """
         headers: ClientConfig = {"default_headers": {"If-Match": _quoted(only)}} if only else {}
-        endpoint = self._archive["endpoint"]
+        region = self._archive["region"]
         patience = timedelta(seconds=self._timeout_s)
         return S3Store(
             self._archive["bucket"],
-            region=self._archive["region"],
-            skip_signature=True,
-            **({"endpoint": endpoint} if endpoint else {}),
+            region=region,
+            # always named: obstore would take another one from the environment
+            endpoint=self._archive["endpoint"] or f"https://s3.{region}.amazonaws.com",
+            virtual_hosted_style_request=False,
+            **self._signing,
             client_options={
                 **headers,
                 "allow_http": True,

@@ -1,10 +1,11 @@
-"""Listing folders of the archive with botocore, unsigned."""
+"""Listing folders of the archive with botocore."""
 
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from desi_fits_to_parquet.archive import ArchiveUnreachable, archive_address
+from desi_fits_to_parquet.credentials import NoCredentials, open_session
 from desi_fits_to_parquet.tiles_csv import Source
 
 LISTERS = 16
@@ -30,17 +31,23 @@ def open_listing(archive: Mapping[str, Any]) -> Listing:
         A function of the beginning of the keys to list. With `level` true it goes no deeper than
         the next slash. `tries` is how often a page is asked for, each with botocore's own retries
         in it. It may be called from several threads; it raises `ArchiveUnreachable`.
+
+    Raises
+    ------
+    ArchiveUnreachable
+        Where `archive.profile` gives no keys.
     """
-    import botocore.session
     from botocore import UNSIGNED
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
     from botocore.parsers import ResponseParserError
     from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-    # a profile named in the environment is of no use here, and an unknown one would stop the run
     address = archive_address(archive)
-    session = botocore.session.Session(session_vars={"profile": (None, [], None, None)})
+    try:
+        session = open_session(archive["profile"])
+    except NoCredentials as error:
+        raise ArchiveUnreachable(str(error)) from error
     # nobody reads the times, and parsing them takes half the CPU of a listing
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
     client: Any = session.create_client(
@@ -48,7 +55,8 @@ def open_listing(archive: Mapping[str, Any]) -> Listing:
         region_name=archive["region"],
         endpoint_url=archive["endpoint"],
         config=Config(
-            signature_version=UNSIGNED,
+            signature_version="s3v4" if archive["profile"] else UNSIGNED,
+            ignore_configured_endpoint_urls=True,
             connect_timeout=4,
             read_timeout=20,
             retries={"mode": "standard", "total_max_attempts": 3},
