@@ -21,6 +21,7 @@ os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
 from desi_fits_to_parquet.archive import ArchiveUnreachable
 from desi_fits_to_parquet.columns import kinds_used
 from desi_fits_to_parquet.config import ConfigError, check_config
+from desi_fits_to_parquet.credentials import clear_environment
 from desi_fits_to_parquet.discover import probe_archive
 from desi_fits_to_parquet.lock import RunningElsewhere, hold_lock
 from desi_fits_to_parquet.notify import NotifyError, read_addresses
@@ -41,6 +42,10 @@ try:
     )
 except ConfigError as error:
     sys.exit(str(error))
+
+
+# Nobody's keys, endpoints or regions for other work; see archive.profile.
+clear_environment(os.environ)
 
 
 def new_group(factory, groupid, jobs, resources):

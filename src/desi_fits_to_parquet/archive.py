@@ -575,14 +575,14 @@ class Link:
         """
         headers: ClientConfig = {"default_headers": {"If-Match": _quoted(only)}} if only else {}
         region = self._archive["region"]
+        endpoint = self._archive["endpoint"] or f"https://s3.{region}.amazonaws.com"
         patience = timedelta(seconds=self._timeout_s)
         return S3Store(
             self._archive["bucket"],
             region=region,
-            # always named: obstore would take another one from the environment
-            endpoint=self._archive["endpoint"] or f"https://s3.{region}.amazonaws.com",
             virtual_hosted_style_request=False,
-            **self._signing,
+            # always named, under both names: obstore would take another one from the environment
+            **{"endpoint": endpoint, "aws_endpoint_url_s3": endpoint, **self._signing},
             client_options={
                 **headers,
                 "allow_http": True,

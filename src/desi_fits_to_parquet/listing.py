@@ -56,7 +56,7 @@ def open_listing(archive: Mapping[str, Any]) -> Listing:
         endpoint_url=archive["endpoint"],
         config=Config(
             signature_version="s3v4" if archive["profile"] else UNSIGNED,
-            ignore_configured_endpoint_urls=True,
+            ignore_configured_endpoint_urls=True,  # type: ignore[call-arg]  # newer than the stubs
             connect_timeout=4,
             read_timeout=20,
             retries={"mode": "standard", "total_max_attempts": 3},
