@@ -20,9 +20,15 @@ import pytest
 from running import BUCKET, CORES, PREFIX, Work, checkout, folder_of, write_tile
 
 from desi_fits_to_parquet.outcomes import OUTCOMES
-from desi_fits_to_parquet.repair import find_damaged, marker_path, parquet_folder
+from desi_fits_to_parquet.repair import (
+    find_damaged,
+    marker_path,
+    marker_tile,
+    parquet_folder,
+    read_markers,
+)
 from desi_fits_to_parquet.serve import put_object, serve_archive
-from desi_fits_to_parquet.simulate import flip_bit, truncate
+from desi_fits_to_parquet.simulate import flip_bit, simulate_tile, truncate
 from desi_fits_to_parquet.tile import Tile
 
 PLAIN = Tile("main", "dark", 100)
@@ -336,3 +342,86 @@ def test_run_ends_with_what_is_missing_where_the_disk_is_too_small(work: Work, f
     assert len(work.markers()) == len(EXPECTED) - 3
     work.run(finished.endpoint)
     assert {t: m["outcome"] for t, m in work.markers().items()} == EXPECTED
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_stopped_run_ends_within_seconds_and_leaves_nothing_half_done(
+    work: Work, finished: Finished, name: str
+):
+    for tile, outcome in EXPECTED.items():
+        if outcome in ("converted", "no_targets"):
+            work.forget(tile)
+    begun = work.begun_jobs()
+    with subprocess.Popen(
+        work.command(finished.endpoint), cwd=work.folder, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        pause = threading.Event()
+        while process.poll() is None and work.begun_jobs() == begun:
+            pause.wait(0.02)
+        os.kill(process.pid, getattr(signal, name))
+        text, _ = process.communicate(timeout=60)  # a hang fails here
+    assert process.returncode != 0
+    assert "Traceback" not in text, text
+    assert list(work.results.rglob("*.part")) == []
+    work.run(finished.endpoint)
+    assert work.parquet() == finished.work.parquet()
+    assert work.leftovers() == []
+
+
+def test_results_moved_elsewhere_are_still_done(work: Work, finished: Finished):
+    (work.folder / "kept").mkdir()
+    moved = work.folder / "kept/elsewhere"
+    work.results.rename(moved)
+    text = work.run(finished.endpoint, config="results=kept/elsewhere")
+    assert "Nothing to be done" in text
+    assert not work.results.exists()
+
+
+def test_second_release_beside_the_first_has_results_of_its_own(
+    work: Work, finished: Finished, tmp_path: Path
+):
+    prefix = "dr2/spectro/redux/loa"
+    archive = tmp_path / "archive"
+    simulate_tile(PLAIN, archive / prefix / "healpix" / PLAIN.folder, 5, seed=3, production="loa",
+                  quasar_share=0.4, scan_step=100)  # fmt: skip
+    first = work.parquet()
+    second = "results=results/dr2"
+    with serve_archive(archive, BUCKET) as endpoint:
+        command = work.command(endpoint, config=second)
+        command[-1:] = [second]
+        command[command.index(f"archive={{endpoint: '{endpoint}'}}")] = (
+            f"archive={{endpoint: '{endpoint}', prefix: '{prefix}'}}"
+        )
+        subprocess.run(command, cwd=work.folder, check=True, timeout=200, capture_output=True)
+    release = Work(work.folder / "results/dr2")
+    markers = list(read_markers(release.folder))
+    assert [(marker_tile(m), m["outcome"]) for m in markers] == [(PLAIN, "converted")]
+    assert markers[0]["sources"]["coadd"]["key"].startswith(prefix)
+    kept = {path: d for path, d in work.parquet().items() if not path.startswith("dr2/")}
+    assert kept == first
+
+
+def test_tile_that_left_the_archive_is_reported_and_its_parquet_kept(
+    work: Work, archive: Path, tmp_path: Path
+):
+    smaller = tmp_path / "smaller"
+    shutil.copytree(archive, smaller)
+    shutil.rmtree(folder_of(smaller, SHUFFLED))
+    before = work.parquet()
+    with serve_archive(smaller, BUCKET) as service, blocking(service) as endpoint:
+        work.run(endpoint, "--forcerun", "discover_tiles")
+    summary = json.loads((work.results / "report/summary.json").read_text())
+    assert summary["not_in_tiles_csv"] == [SHUFFLED.name]
+    assert summary["outcomes"]["converted"] == 2
+    assert work.parquet() == before
+
+
+def test_change_of_a_setting_converts_again_only_what_depends_on_it(work: Work, finished: Finished):
+    before = {tile: marker["finished"] for tile, marker in work.markers().items()}
+    work.run(finished.endpoint, config="notify={every_tiles: 7}")
+    assert {tile: m["finished"] for tile, m in work.markers().items()} == before
+    work.run(finished.endpoint, config="precision={mode: lossless}")
+    after = {tile: marker["finished"] for tile, marker in work.markers().items()}
+    assert all(after[tile] != before[tile] for tile in (PLAIN, SAME_PIXEL, SHUFFLED, EMPTY))
+    assert work.markers()[PLAIN]["max_flux_error_sigma"] == 0
