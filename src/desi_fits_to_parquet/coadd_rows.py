@@ -14,18 +14,20 @@ from desi_fits_to_parquet.archive import Link
 from desi_fits_to_parquet.files import atomic_path
 from desi_fits_to_parquet.fits import (
     BLOCK,
+    MAX_TABLE_BYTES,
     Fits,
     Hdu,
     change_cards,
     encode_checksum,
     format_card,
+    heap_start,
     image_shape,
     is_compressed,
     ones_complement_sum,
     pad_header,
     padded,
+    read_columns,
     read_fits,
-    read_table,
     table_columns,
     verify_datasum,
 )
@@ -115,8 +117,14 @@ def fetch_coadd_rows(
     for hdu in fits.hdus:
         if not header_agrees(fits, hdu):
             raise FetchWhole(f"the header of HDU {hdu} does not agree with its CHECKSUM")
+    for hdu, found_hdu in fits.hdus.items():  # these are held in memory
+        held = (
+            hdu == "FIBERMAP" or _part_of(hdu, with_scores) == "whole" or is_compressed(found_hdu)
+        )
+        if held and found_hdu.data_size > MAX_TABLE_BYTES:
+            raise BadTile("corrupt_source", f"{name}: HDU {hdu} claims {found_hdu.data_size} bytes")
     _check_data(fits, "FIBERMAP")
-    found = read_table(fits, "FIBERMAP", ("TARGETID",))["TARGETID"].astype(np.int64)
+    found = read_columns(fits, "FIBERMAP", ("TARGETID",))["TARGETID"].astype(np.int64)
     check_row_match(expected, found, "HDU FIBERMAP", name)
     rows = np.sort(match_rows(selected, found))
 
@@ -265,7 +273,7 @@ def _heap_ranges(fits: Fits, name: str, rows: Rows) -> Iterator[tuple[int, int, 
     """
     hdu = fits.hdus[name]
     width, height = int(hdu.header["NAXIS1"]), int(hdu.header["NAXIS2"])
-    gap = int(hdu.header.get("THEAP", width * height))
+    gap = heap_start(fits, hdu)
     heap = hdu.data_start + gap
     claimed = 0
     table = fits.read_at(hdu.data_start, width * height)

@@ -36,8 +36,10 @@ MAX_HEADER_BYTES = 400 * BLOCK
 
 MAX_HDUS = 200
 
-MAX_TABLE_BYTES = 1 << 30
+MAX_TABLE_BYTES = 1 << 28
 """Tables are read whole; the largest in DESI (EXP_FIBERMAP) has tens of MB."""
+
+MAX_NUMBER = 1 << 62
 
 ReadAt = Callable[[int, int], bytes]
 """`read_at(offset, length)` returns exactly `length` bytes."""
@@ -196,22 +198,46 @@ def _read_cards(read_at: ReadAt, size: int, source: str, start: int, ahead: int)
 
 def _data_size(header: Mapping[str, Value], source: str, name: str) -> int:
     """Size of the data unit in bytes, after 4.4.1."""
-
-    def whole(key: str, low: int, high: int, default: int | None = None) -> int:
-        value = header.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise _corrupt(source, f"HDU {name}: {key} is {value!r}, not a whole number >= {low}")
-        return value
-
-    bitpix = whole("BITPIX", -64, 64)
+    bitpix = _whole(header, "BITPIX", source, name, low=-64)
     if bitpix not in _BITPIX_DTYPE:
         raise _corrupt(source, f"HDU {name}: BITPIX is {bitpix}, which FITS does not have")
-    huge = 1 << 62
-    axes = [whole(f"NAXIS{i + 1}", 0, huge) for i in range(whole("NAXIS", 0, 999))]
+    axes = _axes(header, "", source, name)
     if not axes:
         return 0
-    elements = whole("PCOUNT", 0, huge, 0) + math.prod(axes)
-    return abs(bitpix) // 8 * whole("GCOUNT", 1, huge, 1) * elements
+    elements = _whole(header, "PCOUNT", source, name, 0) + math.prod(axes)
+    return abs(bitpix) // 8 * _whole(header, "GCOUNT", source, name, 1, low=1) * elements
+
+
+def _axes(header: Mapping[str, Value], letter: str, source: str, name: str) -> list[int]:
+    """Return NAXIS1, NAXIS2, ... or, with the letter Z, those of a compressed image."""
+    count = _whole(header, f"{letter}NAXIS", source, name, high=999)
+    return [_whole(header, f"{letter}NAXIS{i + 1}", source, name) for i in range(count)]
+
+
+def _whole(
+    header: Mapping[str, Value],
+    key: str,
+    source: str,
+    name: str,
+    default: int | None = None,
+    low: int = 0,
+    high: int = MAX_NUMBER,
+) -> int:
+    """Return a keyword that must be a whole number within limits."""
+    value = header.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise _corrupt(
+            source, f"HDU {name}: {key} is {value!r}, not a whole number from {low} to {high}"
+        )
+    return value
+
+
+def _number(header: Mapping[str, Value], key: str, source: str, name: str, default: int) -> float:
+    """Return a keyword that must be a number."""
+    value = header.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise _corrupt(source, f"HDU {name}: {key} is {value!r}, not a number")
+    return float(value)
 
 
 def _corrupt(source: str, what: str) -> BadTile:
@@ -364,12 +390,15 @@ def table_columns(fits: Fits, name: str) -> dict[str, Column]:
         raise _corrupt(fits.source, f"{where} is not a binary table")
     columns: dict[str, Column] = {}
     offset = 0
-    for i in range(1, int(hdu.header.get("TFIELDS", 0)) + 1):
+    width = _whole(hdu.header, "NAXIS1", fits.source, name, low=1)
+    for i in range(1, _whole(hdu.header, "TFIELDS", fits.source, name, high=999) + 1):
         form = str(hdu.header.get(f"TFORM{i}", "")).strip()
         match = re.match(r"(\d*)([LXBIJKAEDCMPQ])", form)
         if match is None:
             raise _corrupt(fits.source, f"{where}: TFORM{i} is {form!r}, which FITS does not have")
         repeat = int(match[1] or 1)
+        if repeat > 8 * width:
+            raise _corrupt(fits.source, f"{where}: TFORM{i} is {form!r}, more than a row holds")
         letter = match[2]
         if letter == "A":
             dtype = np.dtype(f"S{repeat}") if repeat else np.dtype("V0")
@@ -383,21 +412,20 @@ def table_columns(fits: Fits, name: str) -> dict[str, Column]:
             dtype,
             offset,
             letter,
-            float(hdu.header.get(f"TZERO{i}", 0)),
-            float(hdu.header.get(f"TSCAL{i}", 1)),
+            _number(hdu.header, f"TZERO{i}", fits.source, name, 0),
+            _number(hdu.header, f"TSCAL{i}", fits.source, name, 1),
         )
         offset += dtype.itemsize
-    if offset != hdu.header["NAXIS1"]:
+    if offset != width:
         raise _corrupt(
-            fits.source,
-            f"{where}: its columns take {offset} bytes a row, NAXIS1 says {hdu.header['NAXIS1']}",
+            fits.source, f"{where}: its columns take {offset} bytes a row, NAXIS1 says {width}"
         )
     return columns
 
 
 def table_rows(fits: Fits, name: str) -> int:
     """Return the number of rows of a binary table."""
-    return int(find_hdu(fits, name).header.get("NAXIS2", 0))
+    return _whole(find_hdu(fits, name).header, "NAXIS2", fits.source, name)
 
 
 def read_table(fits: Fits, name: str, wanted: Iterable[str] | None = None) -> dict[str, Array]:
@@ -447,6 +475,31 @@ def read_table(fits: Fits, name: str, wanted: Iterable[str] | None = None) -> di
     }  # fmt: skip
 
 
+def read_columns(
+    fits: Fits, name: str, wanted: Iterable[str], text: Iterable[str] = ()
+) -> dict[str, Array]:
+    """Read columns of a binary table that hold one value a row: numbers, or text as named.
+
+    Raises
+    ------
+    BadTile
+        `corrupt_source` where a column is of another kind, and as `read_table`.
+    """
+    table = read_table(fits, name, wanted)
+    for column, values in table.items():
+        check_column(fits, name, column, values, "S" if column in text else "biuf")
+    return table
+
+
+def check_column(fits: Fits, name: str, column: str, values: Array, kinds: str) -> None:
+    """Assert that a column holds one value a row, of these kinds of numpy's dtypes."""
+    if values.ndim != 1 or values.dtype.kind not in kinds:
+        raise _corrupt(
+            fits.source,
+            f"HDU {name}: column {column} holds {values.dtype} of shape {values.shape[1:]} a row",
+        )
+
+
 def _decode_column(values: Array, column: Column) -> Array:
     if column.form == "L":
         return cast("Array", values == b"T")
@@ -484,11 +537,7 @@ def image_shape(fits: Fits, name: str) -> tuple[int, ...]:
     letter = "Z" if is_compressed(hdu) else ""
     if not letter and hdu.header.get("XTENSION", "IMAGE") != "IMAGE":
         raise _corrupt(fits.source, f"HDU {name} is not an image")
-    count = hdu.header.get(f"{letter}NAXIS", 0)
-    axes = [hdu.header.get(f"{letter}NAXIS{i + 1}") for i in range(int(count))]
-    if not all(isinstance(axis, int) and axis >= 0 for axis in axes):
-        raise _corrupt(fits.source, f"HDU {name}: its axes are {axes}")
-    return tuple(cast("list[int]", axes))[::-1]
+    return tuple(_axes(hdu.header, letter, fits.source, name))[::-1]
 
 
 def read_image(fits: Fits, name: str, rows: npt.NDArray[np.integer[Any]] | None = None) -> Array:
@@ -520,8 +569,8 @@ def read_image(fits: Fits, name: str, rows: npt.NDArray[np.integer[Any]] | None 
         rows = np.arange(shape[0]) if shape else np.zeros(0, np.int64)
     if len(rows) and not (shape and rows.min() >= 0 and rows.max() < shape[0]):
         raise _corrupt(fits.source, f"HDU {name} of shape {shape} has no row {rows.max()}")
-    zero = float(hdu.header.get("BZERO", 0))
-    scale = float(hdu.header.get("BSCALE", 1))
+    zero = _number(hdu.header, "BZERO", fits.source, name, 0)
+    scale = _number(hdu.header, "BSCALE", fits.source, name, 1)
     if is_compressed(hdu):
         return _read_compressed(fits, hdu, shape, rows, zero, scale)
     dtype = np.dtype(_BITPIX_DTYPE[int(hdu.header["BITPIX"])])
@@ -562,10 +611,10 @@ def _read_compressed(
     ):
         return cast("Array", _read_with_astropy(fits, hdu)[rows])
     descriptors = read_table(fits, hdu.name)
-    if len(descriptors.get("COMPRESSED_DATA", ())) != shape[0]:
+    if np.shape(descriptors.get("COMPRESSED_DATA", ())) != (shape[0], 2):
         raise _corrupt(fits.source, f"HDU {hdu.name}: not one compressed tile for each of its rows")
     dtype = np.dtype(_BITPIX_DTYPE[int(bitpix)])
-    heap = int(hdu.header.get("THEAP", int(hdu.header["NAXIS1"]) * int(hdu.header["NAXIS2"])))
+    heap = heap_start(fits, hdu)
     raw = np.empty((len(rows), shape[1]), dtype)
     for i, row in enumerate(rows):
         length, offset = (int(value) for value in descriptors["COMPRESSED_DATA"][row])
@@ -579,13 +628,20 @@ def _read_compressed(
     return _unscale(raw, zero, scale)
 
 
+def heap_start(fits: Fits, hdu: Hdu) -> int:
+    """Return where the heap of a table begins within its data."""
+    table = int(hdu.header["NAXIS1"]) * int(hdu.header["NAXIS2"])
+    return _whole(hdu.header, "THEAP", fits.source, hdu.name, table, low=table)
+
+
 def inflate(data: bytes, size: int, source: str, where: str) -> bytes:
     """Unpack gzip data that must give exactly `size` bytes; more is refused unread."""
+    unpacker = zlib.decompressobj(wbits=31)
     try:
-        text = zlib.decompressobj(wbits=31).decompress(data, size + 1)
+        text = unpacker.decompress(data, size + 1)
     except zlib.error as error:
         raise _corrupt(source, f"{where}: gzip data are broken ({error})") from error
-    if len(text) != size:
+    if len(text) != size or not unpacker.eof:  # its own checksum stands at the end
         raise _corrupt(source, f"{where}: unpacks to another size than {size} bytes")
     return text
 
@@ -604,7 +660,7 @@ def _read_with_astropy(fits: Fits, hdu: Hdu) -> Array:
     try:
         with astropy_fits.open(BytesIO(data)) as opened:
             image: Array = np.asarray(opened[1].data)
-    except (OSError, ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, LookupError, RuntimeError, MemoryError) as error:
         raise _corrupt(fits.source, f"HDU {hdu.name}: cannot be unpacked ({error})") from error
     return image.astype(image.dtype.newbyteorder("="))
 

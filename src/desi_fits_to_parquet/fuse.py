@@ -18,7 +18,7 @@ from desi_fits_to_parquet.arms import Spectra
 from desi_fits_to_parquet.arrow_arrays import rows
 from desi_fits_to_parquet.columns import kinds_used
 from desi_fits_to_parquet.files import atomic_path, read_json, sha256_of
-from desi_fits_to_parquet.fits import Fits, open_fits, read_table
+from desi_fits_to_parquet.fits import Fits, open_fits, read_columns
 from desi_fits_to_parquet.outcomes import BadTile
 from desi_fits_to_parquet.parquet import ROW_GROUP, open_writer
 from desi_fits_to_parquet.precision import round_flux, round_ivar
@@ -162,7 +162,7 @@ def open_source(
             )
         return Source(selection, None, np.zeros(0, np.int64))
     coadd = stack.enter_context(open_fits(path))
-    found = read_table(coadd, "FIBERMAP", ("TARGETID",))["TARGETID"].astype(np.int64)
+    found = read_columns(coadd, "FIBERMAP", ("TARGETID",))["TARGETID"].astype(np.int64)
     if not (download.get("mode") == "rows" and np.array_equal(np.sort(found), selection.targetid)):
         whole = read_table_ids(folder / tile.file_name("redrock"))
         check_row_match(whole, found, "HDU FIBERMAP", coadd.source)
@@ -173,7 +173,7 @@ def open_source(
 def read_table_ids(redrock_path: Path) -> npt.NDArray[np.int64]:
     """Return the TARGETIDs of redrock's REDSHIFTS, int64."""
     with open_fits(redrock_path) as fits:
-        return read_table(fits, "REDSHIFTS", ("TARGETID",))["TARGETID"].astype(np.int64)
+        return read_columns(fits, "REDSHIFTS", ("TARGETID",))["TARGETID"].astype(np.int64)
 
 
 def round_spectra(spectra: Spectra, precision: Mapping[str, Any]) -> Spectra:

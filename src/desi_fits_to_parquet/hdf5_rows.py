@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from desi_fits_to_parquet.archive import PART_BYTES
 from desi_fits_to_parquet.files import atomic_path
+from desi_fits_to_parquet.hdf5_tables import HDF5_ERRORS, MAX_FITS_BYTES, read_fit_tables
 from desi_fits_to_parquet.outcomes import BadTile
 from desi_fits_to_parquet.plan import Cost
 from desi_fits_to_parquet.remote import RemoteFile
@@ -37,8 +38,12 @@ BYTES_A_NAME = 70
 ROUNDS = 8
 """Requests that await one another: superblock, groups level by level, data."""
 
-MAX_FITS_BYTES = 1 << 20
-"""A target's table of fits has 4 kB; one that claims more than this is not read."""
+COMPARED = dict.fromkeys(("z", "zerr", "chi2"), "f")
+"""Columns of the fits that are compared with redrock's."""
+
+MAX_HEAP_BYTES = 1 << 25
+MAX_NODES = 1 << 16
+"""Names of links, and nodes of their trees, that are read ahead: a tile's have 1 MB and 2,000."""
 
 _BEFORE = 640
 _BEHIND = 7 << 10
@@ -92,8 +97,8 @@ def fetch_best_fits(
     reader = _Reader(remote)
     try:
         with h5py.File(reader, "r") as details:
-            fits = _read_fits(details, targetid.tolist())
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+            fits = read_fit_tables(details, targetid.tolist(), COMPARED)
+    except HDF5_ERRORS as error:
         if reader.failure:  # h5py puts its own error in place of the archive's
             raise reader.failure from error
         raise BadTile(
@@ -101,36 +106,6 @@ def fetch_best_fits(
         ) from error
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as out:
         _write_fits(out, fits)
-    return fits
-
-
-def _read_fits(details: "h5py.File", targets: list[int]) -> dict[int, npt.NDArray[Any]]:
-    """Read the tables of those targets that have one.
-
-    With h5py's low-level calls, which need a quarter of the CPU: the type of the tables, always
-    the same one, is made into numpy's only once.
-    """
-    from h5py import h5d, h5g, h5s
-
-    fits: dict[int, npt.NDArray[Any]] = {}
-    known: tuple[Any, np.dtype[Any]] | None = None
-    for target in targets:
-        group = f"zfit/{target}".encode()
-        if group not in details.id or b"zfit" not in h5g.open(details.id, group):
-            continue
-        table = h5d.open(details.id, group + b"/zfit")
-        kind = table.get_type()
-        if known is None or not known[0].equal(kind):
-            known = kind, np.dtype(kind.dtype)
-        plan = table.get_create_plist()
-        if (
-            np.prod(table.shape, dtype=float) * known[1].itemsize > MAX_FITS_BYTES
-            or plan.get_layout() == h5d.VIRTUAL
-            or plan.get_external_count()
-        ):
-            raise ValueError(f"/zfit/{target}/zfit is not a small table within the file")
-        fits[target] = np.zeros(table.shape, known[1])
-        table.read(h5s.ALL, h5s.ALL, fits[target], kind)
     return fits
 
 
@@ -212,7 +187,7 @@ class _Link(NamedTuple):
 def _prefetch(remote: RemoteFile, targets: Iterable[int]) -> None:
     """Fetch what leads to the fits of some targets, and the fits."""
     remote.prefetch([(0, 4096)])
-    start = remote.read_at(0, 96)
+    start = _read(remote, 0, 96)
     if start[:8] != b"\x89HDF\r\n\x1a\n" or start[8] != 0 or start[13:15] != b"\x08\x08":
         raise _Unknown
     root = _Group(*struct.unpack("<2Q", start[80:96]))
@@ -244,26 +219,32 @@ def _links(
     )
     segments = []
     for group in groups:
-        signature, size, _, start = struct.unpack("<4s4x3Q", remote.read_at(group.heap, 32))
-        if signature != b"HEAP" or size > 1 << 24:
+        signature, size, _, start = struct.unpack("<4s4x3Q", _read(remote, group.heap, 32))
+        if signature != b"HEAP":
             raise _Unknown
         segments.append((start, start + size))
+    if sum(stop - start for start, stop in segments) > MAX_HEAP_BYTES:
+        raise _Unknown
     remote.prefetch(segments)
-    heaps = [remote.read_at(start, stop - start) for start, stop in segments]
+    heaps = [_read(remote, start, stop - start) for start, stop in segments]
     links: list[dict[bytes, _Link]] = [{} for _ in groups]
     level = [(i, group.tree) for i, group in enumerate(groups)]
+    seen = 0
     while level:
+        seen += len(level)
+        if seen > MAX_NODES:  # a tree that leads back into itself
+            raise _Unknown
         leaves: list[tuple[int, int]] = []
         below: list[tuple[int, int]] = []
         for i, address in level:
-            depth, children = _children(remote.read_at(address, _NODE), heaps[i], wanted)
+            depth, children = _children(_read(remote, address, _NODE), heaps[i], wanted)
             (below if depth else leaves).extend((i, child) for child in children)
         remote.prefetch(
             [(address, address + _SYMBOLS) for _, address in leaves]
             + [(address, address + _NODE) for _, address in below]
         )
         for i, address in leaves:
-            links[i].update(_symbols(remote.read_at(address, _SYMBOLS), heaps[i], set(wanted)))
+            links[i].update(_symbols(_read(remote, address, _SYMBOLS), heaps[i], set(wanted)))
         level = below
     return links
 
@@ -297,6 +278,14 @@ def _symbols(leaf: bytes, heap: bytes, wanted: set[bytes]) -> Iterator[tuple[byt
             yield name, _Link(header, _Group(tree, heap_at) if kind == 1 else None)
 
 
+def _read(remote: RemoteFile, offset: int, length: int) -> bytes:
+    """Return what the file has of these bytes; parts at its end may be shorter than they can be."""
+    length = min(length, remote.source["size"] - offset)
+    if length <= 0:
+        raise _Unknown
+    return remote.read_at(offset, length)
+
+
 def _name(heap: bytes, at: int) -> bytes:
     return heap[at : heap.find(b"\0", at)]
 
@@ -306,7 +295,7 @@ def _data_of(remote: RemoteFile, table: int) -> tuple[int, int]:
 
     Where it has none of the expected form, nothing.
     """
-    header = remote.read_at(table, _OBJECT)
+    header = _read(remote, table, _OBJECT)
     version, size = struct.unpack_from("<B7xI", header)
     position, end = 16, min(16 + size, len(header)) if version == 1 else 0
     while position + 26 <= end:

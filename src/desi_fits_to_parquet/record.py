@@ -14,7 +14,15 @@ import pyarrow as pa
 
 from desi_fits_to_parquet.arrow_arrays import lists, numbers, rows, strings
 from desi_fits_to_parquet.columns import load_columns
-from desi_fits_to_parquet.fits import Fits, open_fits, read_table, table_columns
+from desi_fits_to_parquet.fits import Fits, check_column, open_fits, read_table, table_columns
+from desi_fits_to_parquet.hdf5_tables import (
+    HDF5_ERRORS,
+    MAX_FITS_BYTES,
+    MAX_SCAN_BYTES,
+    find_object,
+    read_dataset,
+    read_fit_tables,
+)
 from desi_fits_to_parquet.outcomes import BadTile
 from desi_fits_to_parquet.schema import Field, fits_type, scans_type
 from desi_fits_to_parquet.selection import Selection, check_unique, match_rows
@@ -105,6 +113,7 @@ def _read_fields(
     missing = [name for name in names if name not in there and name in optional]
     present = [name for name in names if name not in missing]
     table = read_table(fits, extname, dict.fromkeys(["TARGETID", *present]))
+    check_column(fits, extname, "TARGETID", table["TARGETID"], "iu")
     targetid = table["TARGETID"].astype(np.int64)
     check_unique(targetid, f"HDU {extname}", fits.source)
     row = match_rows(selection.targetid, targetid)
@@ -196,7 +205,7 @@ def _hdf5_errors(file: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except HDF5_ERRORS as error:
         raise BadTile(
             "corrupt_source", f"{file}: not a readable HDF5 file of redrock ({error})"
         ) from error
@@ -213,14 +222,11 @@ def read_best_fits(details: "h5py.File | None", targetid: npt.NDArray[np.int64])
     kind = fits_type()
     if details is None:
         return pa.nulls(len(targetid), kind)
-    names = [member.name for member in kind.value_type]
-    tables = []
+    columns = {m.name: "S" if pa.types.is_string(m.type) else "iuf" for m in kind.value_type}
     with _hdf5_errors(Path(details.filename).name):
-        known = [f"zfit/{target}/zfit" in details for target in targetid.tolist()]
-        for target, there in zip(targetid.tolist(), known, strict=True):
-            if there:
-                fits = details[f"zfit/{target}/zfit"].fields(names)[()]
-                tables.append(fits[np.argsort(fits["chi2"], kind="stable")])
+        found = read_fit_tables(details, targetid.tolist(), columns)
+    known = [target in found for target in targetid.tolist()]
+    tables = [fits[np.argsort(fits["chi2"], kind="stable")] for fits in found.values()]
     lengths = np.zeros(len(targetid), np.int64)
     lengths[known] = [len(table) for table in tables]
     members = []
@@ -245,16 +251,28 @@ def read_scans(details: "h5py.File | None", targetid: npt.NDArray[np.int64]) -> 
     kind = scans_type()
     if details is None:
         return pa.nulls(len(targetid), kind)
+    from h5py import h5g
+
     with _hdf5_errors(Path(details.filename).name):
-        row = match_rows(targetid, details["targetids"][()].astype(np.int64))
+        root = h5g.open(details.id, b"/")
+        targets = read_dataset(root, "targetids", MAX_SCAN_BYTES, 1)[()].astype(np.int64)
+        row = match_rows(targetid, targets)
         known = row >= 0
         order = np.unique(row[known])  # h5py wants increasing rows
         place = np.searchsorted(order, row[known])
-        templates = sorted(details["zscan"])
-        groups = [details["zscan"][template] for template in templates]
-        redshifts = [group["redshifts"][()] for group in groups]
-        chi2s = [group["zchi2"][order][place] for group in groups]
-        penalties = [group["penalty"][order][place] for group in groups]
+        zscan = find_object(root, "zscan")
+        templates = sorted(name.decode("latin-1") for name in zscan) if zscan else []
+        redshifts: list[npt.NDArray[Any]] = []
+        chi2s: list[npt.NDArray[Any]] = []
+        penalties: list[npt.NDArray[Any]] = []
+        for template in templates:
+            group = find_object(zscan, template)
+            redshifts.append(read_dataset(group, "redshifts", MAX_FITS_BYTES, 1)[()])
+            for name, scans in (("zchi2", chi2s), ("penalty", penalties)):
+                scan = read_dataset(group, name, MAX_SCAN_BYTES, 2)
+                if scan.shape != (len(targets), len(redshifts[-1])):
+                    raise ValueError(f"/zscan/{template}/{name} has shape {scan.shape}")
+                scans.append(scan[order][place])
     n = len(place)
     lengths = np.tile([len(redshift) for redshift in redshifts], n)
     struct = kind.value_type

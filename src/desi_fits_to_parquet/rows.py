@@ -14,7 +14,7 @@ from desi_fits_to_parquet.archive import Link
 from desi_fits_to_parquet.audit import Audit, Kept, audit_rows, is_audited
 from desi_fits_to_parquet.coadd_rows import FetchWhole, fetch_coadd_rows
 from desi_fits_to_parquet.columns import afterburners_used, kinds_used
-from desi_fits_to_parquet.fits import open_fits, read_table
+from desi_fits_to_parquet.fits import open_fits, read_columns
 from desi_fits_to_parquet.hdf5_rows import fetch_best_fits, whole_is_cheaper
 from desi_fits_to_parquet.remote import RemoteFile
 from desi_fits_to_parquet.selection import Selection, select_targets
@@ -101,7 +101,7 @@ def fetch_rows(
 def read_redshifts(redrock: Path) -> dict[str, npt.NDArray[Any]]:
     """Return TARGETID (int64), Z, ZERR and CHI2 of redrock's REDSHIFTS."""
     with open_fits(redrock) as fits:
-        table = read_table(fits, "REDSHIFTS", ("TARGETID", "Z", "ZERR", "CHI2"))
+        table = read_columns(fits, "REDSHIFTS", ("TARGETID", "Z", "ZERR", "CHI2"))
     return table | {"TARGETID": table["TARGETID"].astype(np.int64)}
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from desi_fits_to_parquet.fits import open_fits, read_table, table_columns
+from desi_fits_to_parquet.fits import open_fits, read_columns, table_columns
 from desi_fits_to_parquet.outcomes import BadTile
 
 ZWARN_BITS = {
@@ -260,14 +260,17 @@ def select_targets(
     criteria = settings["selection"]
     file = redrock_path.name
     with open_fits(redrock_path) as fits:
-        redshifts = read_table(
-            fits, "REDSHIFTS", ("TARGETID", "Z", "ZERR", "ZWARN", "SPECTYPE", "DELTACHI2")
+        redshifts = read_columns(
+            fits,
+            "REDSHIFTS",
+            ("TARGETID", "Z", "ZERR", "ZWARN", "SPECTYPE", "DELTACHI2"),
+            text=("SPECTYPE",),
         )
         column, mask = _target_mask(survey, criteria["targets"])
         wanted = ["TARGETID", "OBJTYPE", "COADD_FIBERSTATUS"]
         if mask and column in table_columns(fits, "FIBERMAP"):
             wanted.append(column)
-        fibermap = read_table(fits, "FIBERMAP", wanted)
+        fibermap = read_columns(fits, "FIBERMAP", wanted, text=("OBJTYPE",))
     targetid = redshifts["TARGETID"].astype(np.int64)
     check_unique(targetid, "HDU REDSHIFTS", file)
     mapped = fibermap.pop("TARGETID").astype(np.int64)
@@ -371,18 +374,18 @@ def _quasars(
     z, zerr = z.copy(), zerr.copy()
     if mgii_path is not None and mgii_path.exists():
         with open_fits(mgii_path) as fits:
-            mgii = read_table(fits, "MGII", ("TARGETID", "IS_QSO_MGII"))
+            mgii = read_columns(fits, "MGII", ("TARGETID", "IS_QSO_MGII"))
         known, rows = _join(targetid, mgii["TARGETID"], "HDU MGII", mgii_path)
         bits[known] |= mgii["IS_QSO_MGII"][rows].astype(np.int32) << QSO_MASKBITS["MGII"]
     if qn_path is not None and qn_path.exists():
         with open_fits(qn_path) as fits:
-            qn = read_table(
+            qn = read_columns(
                 fits, "QN_RR", ("TARGETID", "Z_NEW", "ZERR_NEW", "IS_QSO_QN_NEW_RR", *QN_LINES)
             )
         known, rows = _join(targetid, qn["TARGETID"], "HDU QN_RR", qn_path)
         best = np.max([qn[name] for name in QN_LINES], axis=0, initial=-np.inf)
         confident = (best > QN_THRESHOLD)[rows]
-        new = confident & qn["IS_QSO_QN_NEW_RR"][rows]
+        new = confident & qn["IS_QSO_QN_NEW_RR"][rows].astype(bool)
         bits[known] |= confident.astype(np.int32) << QSO_MASKBITS["QN"]
         bits[known] |= new.astype(np.int32) << QSO_MASKBITS["QN_NEW_RR"]
         z[known[new]] = qn["Z_NEW"][rows[new]]
