@@ -16,3 +16,10 @@ rule validate_tile:
         runtime=1,
     script:
         "../scripts/validate_tile.py"
+
+
+# Every tile, without the report: to be named on the command line.
+rule tiles:
+    input:
+        all_markers,
+    localrule: True

@@ -31,6 +31,8 @@ from desi_fits_to_parquet.serve import put_object, serve_archive
 from desi_fits_to_parquet.simulate import flip_bit, simulate_tile, truncate
 from desi_fits_to_parquet.tile import Tile
 
+WITHOUT_REPORT = ("tiles",)
+
 PLAIN = Tile("main", "dark", 100)
 SAME_PIXEL = Tile("sv3", "dark", 100)
 SHUFFLED = Tile("main", "dark", 101)
@@ -234,7 +236,7 @@ def test_verify_names_damaged_parquet_and_the_next_run_makes_it_again(
     assert f"{SHUFFLED.name}.parquet was altered" in text
     assert EMPTY.name not in text
     kept = marker_path(work.results, EMPTY).stat().st_mtime_ns
-    work.run(finished.endpoint)
+    work.run(finished.endpoint, *WITHOUT_REPORT)
     assert work.parquet() == before
     assert marker_path(work.results, EMPTY).stat().st_mtime_ns == kept
     assert find_damaged(work.results, progress=False) == []
@@ -256,7 +258,7 @@ def test_retry_failed_does_the_failed_tiles_again_and_only_those(
             if outcome in ("converted", "no_targets")
         }
         assert "5 tiles cleared" in work.run(endpoint, "retry_failed")
-        work.run(endpoint)
+        work.run(endpoint, *WITHOUT_REPORT)
     outcomes = {tile: marker["outcome"] for tile, marker in work.markers().items()}
     assert outcomes == {t: "no_targets" if t == EMPTY else "converted" for t in EXPECTED}
     for tile, changed in done.items():
@@ -271,7 +273,7 @@ def test_only_the_tile_that_changed_in_the_archive_is_done_again(
     write_tile(changed, PLAIN, seed=7)
     before = {tile: marker["finished"] for tile, marker in work.markers().items()}
     with serve_archive(changed, BUCKET) as service, blocking(service) as endpoint:
-        work.run(endpoint, "--forcerun", "discover_tiles")
+        work.run(endpoint, "--forcerun", "discover_tiles", *WITHOUT_REPORT)
     after = {tile: marker["finished"] for tile, marker in work.markers().items()}
     assert {tile for tile in after if after[tile] != before[tile]} == {PLAIN}
 
@@ -294,7 +296,7 @@ def test_killed_run_is_resumed_by_the_same_command_to_the_same_bytes(
         assert process.poll() is None, "the run ended before it could be killed"
         os.killpg(process.pid, signal.SIGKILL)
     assert len(work.markers()) < len(good)
-    work.run(finished.endpoint, config=pixels)
+    work.run(finished.endpoint, *WITHOUT_REPORT, config=pixels)
     expected = finished.work.parquet()
     assert work.parquet() == {
         path: digest
@@ -329,7 +331,7 @@ def test_fits_that_a_killed_run_left_of_a_finished_tile_are_removed(work: Work, 
     left.mkdir(parents=True)
     (left / "download.json").write_text("{}")
     marker_path(work.results, SHUFFLED).unlink()  # something to do
-    work.run(finished.endpoint)
+    work.run(finished.endpoint, *WITHOUT_REPORT)
     assert work.leftovers() == []
 
 
@@ -340,7 +342,7 @@ def test_run_ends_with_what_is_missing_where_the_disk_is_too_small(work: Work, f
     assert "resources.min_free_gb = 1e+06 need" in text
     assert "No new tile is started" in text
     assert len(work.markers()) == len(EXPECTED) - 3
-    work.run(finished.endpoint)
+    work.run(finished.endpoint, *WITHOUT_REPORT)
     assert {t: m["outcome"] for t, m in work.markers().items()} == EXPECTED
 
 
@@ -364,7 +366,7 @@ def test_stopped_run_ends_within_seconds_and_leaves_nothing_half_done(
     assert process.returncode != 0
     assert "Traceback" not in text, text
     assert list(work.results.rglob("*.part")) == []
-    work.run(finished.endpoint)
+    work.run(finished.endpoint, *WITHOUT_REPORT)
     assert work.parquet() == finished.work.parquet()
     assert work.leftovers() == []
 
@@ -421,7 +423,7 @@ def test_change_of_a_setting_converts_again_only_what_depends_on_it(work: Work, 
     before = {tile: marker["finished"] for tile, marker in work.markers().items()}
     work.run(finished.endpoint, config="notify={every_tiles: 7}")
     assert {tile: m["finished"] for tile, m in work.markers().items()} == before
-    work.run(finished.endpoint, config="precision={mode: lossless}")
+    work.run(finished.endpoint, *WITHOUT_REPORT, config="precision={mode: lossless}")
     after = {tile: marker["finished"] for tile, marker in work.markers().items()}
     assert all(after[tile] != before[tile] for tile in (PLAIN, SAME_PIXEL, SHUFFLED, EMPTY))
     assert work.markers()[PLAIN]["max_flux_error_sigma"] == 0
