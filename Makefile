@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: help env reference demo status test test-slurm benchmark-fusion benchmark-transfer benchmark-scale lint format lock clean
+.PHONY: help env reference slurm demo status test test-slurm benchmark-fusion benchmark-transfer benchmark-scale lint format lock clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 22
@@ -23,6 +23,12 @@ $(VENV)/.reference: requirements-reference.lock $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements-reference.lock
 	@touch $@
 
+slurm: env $(VENV)/.slurm  ## add what profiles/slurm needs
+
+$(VENV)/.slurm: requirements-slurm.lock $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements-slurm.lock
+	@touch $@
+
 demo: env  ## simulate a small archive, serve it on this machine and convert it
 	@$(BIN)/python -m desi_fits_to_parquet.demo
 
@@ -33,7 +39,7 @@ status:  ## say how far a run is, also from another shell (RESULTS=folder if it 
 test: env  ## run the whole test suite
 	@$(BIN)/python -m pytest
 
-test-slurm: env  ## run the workflow on a real Slurm, which it installs and stops (root on Debian)
+test-slurm: slurm  ## run the workflow on a real Slurm, which it installs and stops (root on Debian)
 	@$(BIN)/python -m pytest tests/slurm/check_slurm.py
 
 benchmark-fusion: reference  ## measure fusing and the size of its files (two minutes)
@@ -61,6 +67,8 @@ lock:  ## resolve the dependencies again (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	    --python-version 3.11 --extra test --extra reference -c requirements.lock \
 	    pyproject.toml -o requirements-reference.lock
+	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	    --python-version 3.11 --extra slurm -c requirements.lock pyproject.toml -o requirements-slurm.lock
 
 clean:  ## remove the environment and what the demo wrote
 	rm -rf $(VENV) results/demo .snakemake

@@ -1,5 +1,6 @@
 """Fetch what is needed of a tile's files; `download.json` beside them says what happened."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -23,7 +24,17 @@ def main(snakemake):
             log.error(str(low))
             (results / LOW_NOTE).write_text(str(low))  # the run ends when it finds this
             sys.exit(1)
-        record = download_tile(tile, sources, config, Path(snakemake.output.fits))
+        # The folder gets its name when it is complete: on a cluster Snakemake keeps what a killed
+        # group leaves (profiles/slurm), and takes a folder that is there for a whole one.
+        fits = Path(snakemake.output.fits)
+        partial = fits.with_name(f"{fits.name}.part")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            record = download_tile(tile, sources, config, partial)
+        except Exception:
+            shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
+            raise
+        partial.rename(fits)
         log.info("done", extra={"figures": record})
 
 

@@ -3,6 +3,7 @@
 import re
 import tomllib
 
+import pytest
 import yaml
 from conftest import REPOSITORY
 from packaging.requirements import Requirement
@@ -46,6 +47,7 @@ def test_locks_satisfy_the_bounds_of_pyproject():
     for file, extras in (
         ("requirements.lock", (None, "demo", "test")),
         ("requirements-reference.lock", (None, "reference")),
+        ("requirements-slurm.lock", (None, "slurm")),
     ):
         lock = locked(file)
         for extra in extras:
@@ -53,14 +55,16 @@ def test_locks_satisfy_the_bounds_of_pyproject():
                 assert requirement.specifier.contains(lock[requirement.name]), requirement
 
 
-def test_reference_lock_changes_no_version_of_the_lock():
-    reference = locked("requirements-reference.lock")
-    for name, version in locked("requirements.lock").items():
-        assert reference[name] == version, name
+@pytest.mark.parametrize("file", ["requirements-reference.lock", "requirements-slurm.lock"])
+def test_added_lock_changes_no_version_of_the_lock(file):
+    lock = locked("requirements.lock")
+    shared = {name: v for name, v in locked(file).items() if name in lock}
+    assert shared == {name: lock[name] for name in shared}
+    assert {requirement.name for requirement in direct()} <= shared.keys()
 
 
 def test_every_dependency_has_a_bound_above_and_below():
-    for extra in (None, "demo", "test", "reference"):
+    for extra in (None, "demo", "test", "reference", "slurm"):
         for requirement in direct(extra):
             operators = {specifier.operator for specifier in requirement.specifier}
             assert operators == {">=", "<"}, requirement

@@ -134,8 +134,9 @@ def test_groups_on_slurm_one_of_them_cancelled_and_resumed_give_the_bytes_of_a_l
 
     fits = work.results / "fits"
     with counting(lambda: sum(1 for _ in fits.glob("*/*/*"))) as on_disk:
-        cancel_a_job_in_the_middle(work, archive, tmp_path / "first.log")
-        first = work.markers()
+        done = cancel_a_job_in_the_middle(work, archive, tmp_path / "first.log")
+    first = work.markers()
+    assert done.items() <= first.items(), "a tile that was finished is gone with its group"
     n_groups = -(-len(archive.outcomes) // TILES_A_JOB)
     assert len(slurm_jobs("%i", "--states=all")) == n_groups, "a job went alone to the queue"
     assert TILES_A_JOB * (n_groups - 2) <= len(first) < len(archive.outcomes)
@@ -149,7 +150,9 @@ def test_groups_on_slurm_one_of_them_cancelled_and_resumed_give_the_bytes_of_a_l
     run(work, archive, *in_groups_of(2))
     n_resumed = -(-(len(archive.outcomes) - len(first)) // 2)
     assert len(slurm_jobs("%i", "--states=all")) == n_groups + n_resumed, "tiles were bundled twice"
-    assert {tile: marker["outcome"] for tile, marker in work.markers().items()} == archive.outcomes
+    markers = work.markers()
+    assert {tile: marker["outcome"] for tile, marker in markers.items()} == archive.outcomes
+    assert first.items() <= markers.items(), "a finished tile was done again"
     assert work.parquet() == local.parquet()
     assert work.leftovers() == []
     assert processes_in(work.folder) == []
