@@ -49,7 +49,8 @@ def marker(tile: Tile, outcome: str) -> dict[str, Any]:
                 "rows_selected": 448_000 * (n_rows or 0),
                 "hdus_read": 97_000 * (n_rows or 0),
                 "wavelength_range": 95_000 * (n_rows or 0),
-                "precision_and_encoding": 25_000 + 18_000 * (n_rows or 0),
+                "rounding": 25_000 + 40_000 * (n_rows or 0),
+                "encoding": 25_000 + 18_000 * (n_rows or 0),
             }
             if has_parquet
             else {}

@@ -142,7 +142,7 @@ def test_every_outcome_is_in_the_legend_of_the_sky_map():
 
 
 def test_waterfall_steps_lead_from_the_archive_to_the_parquet():
-    left = {"archive": 1000, "rows_selected": 120, "hdus_read": 30, "precision_and_encoding": 7}
+    left = {"archive": 1000, "rows_selected": 120, "hdus_read": 30, "encoding": 7}
     steps = figures.waterfall_steps(left)
     assert [step.after for step in steps] == [1000, 120, 30, 7, 7]
     assert [step.before for step in steps[1:]] == [step.after for step in steps[:-1]]

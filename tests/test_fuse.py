@@ -337,6 +337,12 @@ def test_provenance_is_not_in_the_file(broken: Path, tmp_path: Path, settings: S
     assert metadata["version"]
     assert "desispec" in metadata["pipeline"]["coadd"]
     assert record["bytes_causes"]["archive"] == marker["bytes_archive"] == 12345
+    assert list(record["bytes_causes"])[1:] == [
+        "rows_selected", "hdus_read", "wavelength_range", "rounding", "encoding",
+    ]  # fmt: skip
+    left = record["bytes_causes"]
+    assert 0.4 < left["rounding"] / left["wavelength_range"] < 0.8
+    assert left["encoding"] == record["bytes_parquet"]
 
 
 def test_rows_alone_convert_to_another_table_than_whole_files(

@@ -30,7 +30,6 @@ CAUSES = {
     "wavelength_range": "wavelength range",
     "rounding": "rounding",
     "encoding": "encoding",
-    "precision_and_encoding": "rounding, encoding",
 }
 """The steps of a marker's `bytes_causes`, and what they leave out."""
 

@@ -20,7 +20,13 @@ from desi_fits_to_parquet.columns import kinds_used
 from desi_fits_to_parquet.files import atomic_path, read_json, sha256_of
 from desi_fits_to_parquet.fits import Fits, open_fits, read_columns
 from desi_fits_to_parquet.outcomes import BadTile
-from desi_fits_to_parquet.parquet import ROW_GROUP, open_writer
+from desi_fits_to_parquet.parquet import (
+    ROW_GROUP,
+    ZSTD_LEVEL,
+    ZSTD_LEVEL_IVAR,
+    encoded_size,
+    open_writer,
+)
 from desi_fits_to_parquet.precision import round_flux, round_ivar
 from desi_fits_to_parquet.provenance import file_metadata
 from desi_fits_to_parquet.record import (
@@ -35,6 +41,8 @@ from desi_fits_to_parquet.spectra import Layout, read_layout, read_spectra
 from desi_fits_to_parquet.tile import Tile
 
 _PIXEL_BYTES = 12  # flux, ivar and mask
+
+_SAMPLE = 2  # spectra on which the share of rounding is measured
 
 
 class Source(NamedTuple):
@@ -105,7 +113,7 @@ def fuse_tile(
                 record |= _write(tile, fits_folder, temporary, settings, download)
             record["bytes_parquet"] = path.stat().st_size
             record["sha256"] = sha256_of(path)
-            record["bytes_causes"]["precision_and_encoding"] = record["bytes_parquet"]
+            record["bytes_causes"]["encoding"] = record["bytes_parquet"]
         except BadTile as bad:
             record |= {"outcome": bad.outcome, "reason": bad.reason, "n_rows": None}
     return record | {"seconds": round(time.monotonic() - started, 3)}
@@ -228,11 +236,15 @@ def _write(
                 )
         table_bytes = sum(array.nbytes for array in arrays.values())
         layout = source.coadd[1] if source.coadd else None
+        rounded_share = 1.0
+        if filled and settings["precision"]["mode"] != "lossless":
+            sample = read_spectra(*filled, source.rows[:_SAMPLE])
+            rounded_share = _rounded_share(sample, settings["precision"])
     return {
         "n_targets": source.selection.n_targets,
         "n_rows": len(targetid),
         "bytes_causes": _causes(
-            tile, folder, settings, download, source.selection, layout, table_bytes
+            tile, folder, settings, download, source.selection, layout, table_bytes, rounded_share
         ),
     }
 
@@ -265,8 +277,13 @@ def _causes(
     selection: Selection,
     layout: Layout | None,
     table_bytes: int,
+    rounded_share: float,
 ) -> dict[str, int]:
-    """Return the bytes left after each step, in the order of the steps."""
+    """Return the bytes left after each step but the last, in the order of the steps.
+
+    Rounding alone saves nothing: its share is what encoding makes of rounded flux and ivar,
+    relative to what it makes of them as they were.
+    """
     n = len(selection.targetid)
     archive = download.get("bytes_archive") or sum(
         (folder / tile.file_name(kind)).stat().st_size
@@ -280,4 +297,19 @@ def _causes(
         "rows_selected": round(archive * n / selection.n_targets) if selection.n_targets else 0,
         "hdus_read": n * pixels * _PIXEL_BYTES + table_bytes,
         "wavelength_range": n * kept * _PIXEL_BYTES + table_bytes,
+        "rounding": round(n * kept * (8 * rounded_share + 4)) + table_bytes,
     }
+
+
+def _rounded_share(spectra: Mapping[str, Spectra], precision: Mapping[str, Any]) -> float:
+    """Return the encoded size of flux and ivar after rounding, relative to that before it."""
+    before = after = 0
+    for exact in spectra.values():
+        rounded = round_spectra(exact, precision)
+        for level, old, new in (
+            (ZSTD_LEVEL, exact.flux, rounded.flux),
+            (ZSTD_LEVEL_IVAR, exact.ivar, rounded.ivar),
+        ):
+            before += encoded_size(old, level)
+            after += encoded_size(new, level)
+    return after / before

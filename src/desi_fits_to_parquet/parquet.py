@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -83,6 +85,12 @@ def open_writer(
     )
     writer.add_key_value_metadata({k: v for k, v in metadata.items() if k not in own})
     return writer
+
+
+def encoded_size(values: npt.NDArray[np.float32], level: int) -> int:
+    """Return how many bytes these values take as BYTE_STREAM_SPLIT and zstd, without a file."""
+    streams = np.ascontiguousarray(values.reshape(-1, 1).view(np.uint8).T)
+    return len(pa.Codec("zstd", level).compress(streams.tobytes()))
 
 
 def _leaves(path: str, kind: pa.DataType) -> list[tuple[str, Any]]:
