@@ -14,6 +14,26 @@ FAILED_OUTCOMES = ("missing_source", "corrupt_source", "unreachable", "invalid_o
 """Outcomes without Parquet: what `retry_failed` clears."""
 
 
+ADVICE = {
+    "missing_source": (
+        "nothing here can mend tiles whose files are not in the archive; a new release may have "
+        "them (``snakemake --forcerun discover_tiles`` looks again)"
+    ),
+    "corrupt_source": (
+        "compare the named files with the archive's checksums and tell the archive's keepers; "
+        "``snakemake retry_failed`` fetches them again"
+    ),
+    "unreachable": (
+        "run ``snakemake retry_failed`` and then the same command again, when the network is better"
+    ),
+    "invalid_output": (
+        "the Parquet did not agree with its FITS, which is a fault of this project: please report "
+        "the sentences of these tiles"
+    ),
+}
+"""What a person can do about tiles that failed, in reStructuredText."""
+
+
 class BadTile(Exception):  # noqa: N818  (it is an outcome, not an error of the program)
     """The tile ends here with a failed outcome; the run goes on.
 

@@ -69,7 +69,7 @@ def build_report(
     )
     write_csv(
         failed_rows(table),
-        ("survey", "program", "healpix", "outcome", "reason", "bytes_archive"),
+        ("survey", "program", "healpix", "outcome", "reason", "what_to_do", "bytes_archive"),
         report_folder / "failed.csv",
     )
     write_atomically(report_folder / "landing.rst", landing_text(summary, settings))

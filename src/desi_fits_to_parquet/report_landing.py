@@ -4,25 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from desi_fits_to_parquet.figure_style import format_bytes
-from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES
-
-_ADVICE = {
-    "missing_source": (
-        "nothing here can mend tiles whose files are not in the archive; a new release may have "
-        "them (``snakemake --forcerun discover_tiles`` looks again)"
-    ),
-    "corrupt_source": (
-        "compare the named files with the archive's checksums and tell the archive's keepers; "
-        "``snakemake retry_failed`` fetches them again"
-    ),
-    "unreachable": (
-        "run ``snakemake retry_failed`` and then the same command again, when the network is better"
-    ),
-    "invalid_output": (
-        "the Parquet did not agree with its FITS, which is a fault of this project: please report "
-        "the sentences of these tiles"
-    ),
-}
+from desi_fits_to_parquet.outcomes import ADVICE, FAILED_OUTCOMES
 
 
 def landing_text(summary: dict[str, Any], settings: dict[str, Any]) -> str:
@@ -92,7 +74,7 @@ def _failed(summary: dict[str, Any]) -> str:
 def _advice(summary: dict[str, Any]) -> str:
     to_do = [
         f"*{outcome}*: {advice}"
-        for outcome, advice in _ADVICE.items()
+        for outcome, advice in ADVICE.items()
         if summary["outcomes"][outcome]
     ]
     if summary["not_in_tiles_csv"]:

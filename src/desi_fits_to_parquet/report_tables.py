@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from desi_fits_to_parquet.files import atomic_path
-from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES, OUTCOMES
+from desi_fits_to_parquet.outcomes import ADVICE, FAILED_OUTCOMES, OUTCOMES
 from desi_fits_to_parquet.tile import Tile
 
 COLUMNS = (
@@ -225,9 +225,13 @@ def outcome_rows(table: pa.Table) -> list[dict[str, Any]]:
 
 
 def failed_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """Tile, outcome and reason of every tile without Parquet, in the order of `tiles.csv`."""
+    """Tile, outcome, reason and advice of every tile without Parquet, in the order of the list."""
     columns = ["survey", "program", "healpix", "outcome", "reason", "bytes_archive"]
-    return [row for row in table.select(columns).to_pylist() if row["outcome"] in FAILED_OUTCOMES]
+    return [
+        row | {"what_to_do": ADVICE[row["outcome"]].replace("``", "`")}
+        for row in table.select(columns).to_pylist()
+        if row["outcome"] in FAILED_OUTCOMES
+    ]
 
 
 def write_csv(rows: Sequence[dict[str, Any]], columns: Sequence[str], path: Path) -> None:

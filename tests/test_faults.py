@@ -1,0 +1,292 @@
+"""The whole workflow while archive and network commit one fault a tile; random faults by seed."""
+
+import csv
+import json
+import os
+import random
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.parquet as pq
+import pytest
+from fault_server import Asked, Service, etag, serve
+from fusion_tiles import different_columns
+from running import Work, checkout
+from simulated_archive import checksum_list, key_of, list_sources, read_objects, simulate_objects
+
+from desi_fits_to_parquet import archive as archive_module
+from desi_fits_to_parquet.download import download_tile
+from desi_fits_to_parquet.fits import open_fits
+from desi_fits_to_parquet.fuse import fuse_tile, parquet_path
+from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES, OUTCOMES
+from desi_fits_to_parquet.simulate import simulate_tile
+from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.validate import validate_tile
+
+Objects = dict[str, bytes]
+
+MODES = ("rows", "files")
+SHAPE: dict[str, Any] = {"quasar_share": 0.5, "exposures_per_target": 1, "scan_step": 100}
+
+
+class Case(NamedTuple):
+    """A tile's fault, the outcome that it deserves, and words that must stand in its reason.
+
+    `fault` chooses the fault of a request for one of the tile's objects; `damage` changes them
+    before they are listed. The list of checksums is that of the undamaged ones.
+    """
+
+    outcome: str
+    words: tuple[str, ...] = ()
+    fault: Callable[[Asked], str | None] = lambda asked: None
+    damage: Callable[[Objects, Tile], None] = lambda objects, tile: None
+
+
+def once(fault: str) -> Callable[[Asked], str | None]:
+    """Every request fails the first time."""
+    return lambda asked: fault if asked.number == 0 else None
+
+
+def always(kind: str, fault: str) -> Callable[[Asked], str | None]:
+    """All requests for one file fail."""
+    return lambda asked: fault if asked.kind == kind else None
+
+
+def flip(objects: Objects, key: str, at: int) -> None:
+    data = bytearray(objects[key])
+    data[at] ^= 4
+    objects[key] = bytes(data)
+
+
+def flip_spectra(objects: Objects, tile: Tile) -> None:
+    """Flip a bit in every row of the flux: no sum of FITS covers rows that are fetched alone."""
+    key = key_of(tile, "coadd")
+    data = bytearray(objects[key])
+    start = data.index(b"EXTNAME = 'R_FLUX")
+    start += -start % 2880  # behind the header, which has one block
+    for row in range(5):
+        data[start + row * 4 * 2326 + 1001] ^= 4
+    objects[key] = bytes(data)
+
+
+def flip_redrock(objects: Objects, tile: Tile) -> None:
+    flip(objects, key_of(tile, "redrock"), len(objects[key_of(tile, "redrock")]) // 2)
+
+
+def flip_details(objects: Objects, tile: Tile) -> None:
+    """Flip a bit in the fits of the first target: in what HDF5 has no sums of."""
+    key = key_of(tile, "rrdetails")
+    flip(objects, key, objects[key].index(b"QSO") - 1)
+
+
+def drop(kind: str) -> Callable[[Objects, Tile], None]:
+    def damage(objects: Objects, tile: Tile) -> None:
+        del objects[key_of(tile, kind)]
+
+    return damage
+
+
+def put(kind: str, data: bytes) -> Callable[[Objects, Tile], None]:
+    def damage(objects: Objects, tile: Tile) -> None:
+        objects[key_of(tile, kind)] = data
+
+    return damage
+
+
+def misstate(objects: Objects, tile: Tile) -> None:
+    key = key_of(tile, "sha256sum")
+    lines = objects[key].decode().splitlines()
+    objects[key] = "\n".join("0" * 64 + x[64:] if "coadd" in x else x for x in lines).encode()
+
+
+def cut(objects: Objects, tile: Tile) -> None:
+    key = key_of(tile, "coadd")
+    objects[key] = objects[key][: len(objects[key]) // 2]
+
+
+CASES = {
+    "nothing": Case("converted"),
+    "503 in a burst": Case("converted", fault=once("slow_down")),
+    "503 that stays": Case("unreachable", ("coadd-", "503"), always("coadd", "slow_down")),
+    "reset": Case("converted", fault=once("reset")),
+    "reset that stays": Case("unreachable", ("redrock-", "connection"), always("redrock", "reset")),
+    "stall": Case("converted", fault=lambda asked: "stall" if asked.number == 0 and
+                  asked.kind in ("redrock", "emline") else None),
+    "stall that stays": Case("unreachable", ("emline-", "time"), always("emline", "stall")),
+    "short body": Case("unreachable", ("coadd-", "ended"), always("coadd", "close")),
+    "long body": Case("unreachable", ("redrock-", "bytes"), always("redrock", "long")),
+    "body once long": Case("converted", fault=once("long")),
+    "flipped coadd": Case("corrupt_source", ("coadd-", "sha256"), damage=flip_spectra),
+    "flipped redrock": Case("corrupt_source", ("redrock-", "sha256"), damage=flip_redrock),
+    "flipped HDF5": Case("corrupt_source", ("rrdetails-", "sha256"), damage=flip_details),
+    "flipped on the way": Case("converted", fault=lambda asked: "flip" if asked.number == 0 and
+                               asked.kind == "redrock" else None),
+    "cut coadd": Case("corrupt_source", ("coadd-",), damage=cut),
+    "no coadd": Case("missing_source", ("coadd-", "not in the archive"), damage=drop("coadd")),
+    "replaced": Case("converted"),
+    "ever replaced": Case("corrupt_source", ("coadd-", "changed"), always("coadd", "changed")),
+    "no manifest": Case("converted", damage=drop("sha256sum")),
+    "empty manifest": Case("converted", damage=put("sha256sum", b"")),
+    "other sum": Case("corrupt_source", ("coadd-", "0" * 64), damage=misstate),
+    "page of a proxy": Case("converted", fault=once("html")),
+    "page that stays": Case("unreachable", ("coadd-",), always("coadd", "html")),
+}  # fmt: skip
+
+TILES = {name: Tile("main", "dark", 100 + i) for i, name in enumerate(CASES)}
+
+
+class Archive(NamedTuple):
+    """Objects by key as they should be and as they are, and the later version of one tile."""
+
+    right: Objects
+    damaged: Objects
+    newer: Objects
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+    folder = tmp_path_factory.mktemp("archive")
+    right: Objects = {}
+    for tile in TILES.values():
+        right |= simulate_objects(tile, folder, 5, **SHAPE)
+    damaged = dict(right)
+    for name, case in CASES.items():
+        case.damage(damaged, TILES[name])
+    newer = simulate_objects(TILES["replaced"], folder / "newer", 5, seed=9, **SHAPE)
+    return Archive(right, damaged, newer)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    archive: Archive, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Tile], Any]:
+    """The table of a tile without any fault."""
+    from conftest import REPOSITORY
+
+    from desi_fits_to_parquet.config import load_config
+
+    settings = load_config(REPOSITORY / "config/schema.yaml")
+    folder = tmp_path_factory.mktemp("undisturbed")
+
+    def convert(tile: Tile) -> Any:
+        fits = folder / tile.name / "fits"
+        objects = archive.newer if tile == TILES["replaced"] else archive.right
+        fits.mkdir(parents=True, exist_ok=True)
+        for source in list_sources(tile, objects).values():
+            (fits / source["key"].rpartition("/")[2]).write_bytes(objects[source["key"]])
+        record = fuse_tile(tile, fits, folder / tile.name, settings)
+        assert record["n_rows"] > 0, record["reason"]
+        return pq.ParquetFile(parquet_path(tile, folder / tile.name)).read()
+
+    return convert
+
+
+class Run(NamedTuple):
+    """A finished run, what it printed, how often each page of the listing was asked for."""
+
+    work: Work
+    text: str
+
+
+@pytest.fixture(scope="module", params=MODES)
+def run(
+    request: pytest.FixtureRequest, archive: Archive, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Run]:
+    """One run over an archive in which every tile has a fault, and the listing has some too."""
+    work = checkout(tmp_path_factory.mktemp(request.param))
+    cases = {tile.healpix: CASES[name] for name, tile in TILES.items()}
+    with serve(dict(archive.damaged)) as service:
+        service.page = 50
+
+        def choose(asked: Asked) -> str | None:
+            if asked.kind == "list":
+                return {1: "slow_down", 3: "html", 5: "slow_down"}.get(asked.number)
+            healpix = int(asked.key.split("/")[-2])
+            if healpix == TILES["replaced"].healpix and asked.key.endswith(".sha256sum"):
+                service.objects.update(archive.newer)
+            return cases[healpix].fault(asked)
+
+        service.choose = choose
+        transfer = f"transfer={{mode: {request.param}, attempts: 3, timeout_s: 2, audit_fraction: 1}}"
+        yield Run(work, work.run(service.endpoint, config=transfer))
+
+
+def test_every_fault_ends_in_the_outcome_of_the_contract_and_no_other_tile_suffers(run: Run):
+    outcomes = {tile.healpix: marker["outcome"] for tile, marker in run.work.markers().items()}
+    found = {name: outcomes[tile.healpix] for name, tile in TILES.items()}
+    assert found == {name: case.outcome for name, case in CASES.items()}
+
+
+def test_no_fault_gives_wrong_parquet(run: Run, undisturbed: Callable[[Tile], Any]):
+    for name, tile in TILES.items():
+        path = run.work.parquet_path(tile)
+        assert path.exists() == (CASES[name].outcome == "converted"), name
+        if path.exists():
+            assert different_columns(pq.ParquetFile(path).read(), undisturbed(tile)) == [], name
+    assert run.work.leftovers() == []
+
+
+def test_the_report_says_of_each_failed_tile_what_happened_and_what_to_do(run: Run):
+    with (run.work.results / "report/failed.csv").open() as stream:
+        rows = {int(row["healpix"]): row for row in csv.DictReader(stream)}
+    failed = {n: t for n, t in TILES.items() if CASES[n].outcome in FAILED_OUTCOMES}
+    assert rows.keys() == {tile.healpix for tile in failed.values()}
+    for name, tile in failed.items():
+        row = rows[tile.healpix]
+        assert row["outcome"] == CASES[name].outcome
+        for word in (*CASES[name].words, f"{tile.healpix}"):
+            assert word in row["reason"], (name, row["reason"])
+        assert "\n" not in row["reason"]
+        assert row["what_to_do"]
+        if row["outcome"] == "unreachable":
+            assert "127.0.0.1" in row["reason"], "the address of the service is not named"
+            assert "retry_failed" in row["what_to_do"]
+
+
+def test_no_fault_makes_a_traceback(run: Run):
+    assert "Traceback" not in run.text
+    for log in run.work.results.rglob("logs/**/*.log"):
+        assert '"traceback"' not in log.read_text(), log
+
+
+# ------------------------------------------------------------------------ nothing can be reached
+
+
+def test_a_name_that_cannot_be_resolved_ends_the_run_before_its_first_job(tmp_path: Path):
+    work = checkout(tmp_path)
+    text = work.run("http://no-such-host.invalid", code=1)
+    assert "Stopped before the first job" in text
+    assert "http://no-such-host.invalid" in text
+    assert "Traceback" not in text
+    assert not (work.results / "tiles.csv").exists()
+
+
+def test_a_proxys_page_in_place_of_the_listing_ends_the_run_before_its_first_job(tmp_path: Path):
+    work = checkout(tmp_path)
+    with serve({}) as service:
+        service.choose = lambda asked: "html"
+        text = work.run(service.endpoint, code=1)
+    assert "Stopped before the first job" in text
+    assert service.endpoint in text
+    assert "proxy" in text
+    assert "Traceback" not in text
+
+
+def test_a_name_that_is_lost_after_the_listing_makes_tiles_unreachable_and_retry_mends_them(
+    archive: Archive, tmp_path: Path
+):
+    tile = TILES["nothing"]
+    work = checkout(tmp_path)
+    with serve({k: v for k, v in archive.right.items() if f"/{tile.healpix}/" in k}) as service:
+        work.run(service.endpoint, "--until", "discover_tiles")
+        work.run("http://no-such-host.invalid")
+        marker = work.markers()[tile]
+        assert marker["outcome"] == "unreachable"
+        assert "http://no-such-host.invalid" in marker["reason"]
+        assert "cannot be resolved" in marker["reason"]
+        work.run(service.endpoint, "retry_failed")
+        work.run(service.endpoint)
+    assert work.markers()[tile]["outcome"] == "converted"
