@@ -14,7 +14,7 @@ from desi_fits_to_parquet.archive import Link
 from desi_fits_to_parquet.audit import Audit, Kept, audit_rows, is_audited
 from desi_fits_to_parquet.coadd_rows import FetchWhole, fetch_coadd_rows
 from desi_fits_to_parquet.columns import afterburners_used, kinds_used
-from desi_fits_to_parquet.fits import open_fits, read_columns
+from desi_fits_to_parquet.fits import open_fits, read_columns, table_columns
 from desi_fits_to_parquet.hdf5_rows import fetch_best_fits, whole_is_cheaper
 from desi_fits_to_parquet.remote import RemoteFile
 from desi_fits_to_parquet.selection import Selection, select_targets
@@ -23,6 +23,11 @@ from desi_fits_to_parquet.tiles_csv import Sources
 from desi_fits_to_parquet.whole import fetch_checksums, fetch_whole
 
 log = logging.getLogger(__name__)
+
+
+TEXTS = ("SPECTYPE", "SUBTYPE")
+COMPARED = (*TEXTS, "DELTACHI2", "NPIXELS")
+"""Columns beside Z, ZERR and CHI2 that stand in redrock and in the fits; ZWARN gets bits later."""
 
 
 class FetchedRows(NamedTuple):
@@ -99,9 +104,10 @@ def fetch_rows(
 
 
 def read_redshifts(redrock: Path) -> dict[str, npt.NDArray[Any]]:
-    """Return TARGETID (int64), Z, ZERR and CHI2 of redrock's REDSHIFTS."""
+    """Return TARGETID (int64) of redrock's REDSHIFTS, and the columns of the best fits it has."""
     with open_fits(redrock) as fits:
-        table = read_columns(fits, "REDSHIFTS", ("TARGETID", "Z", "ZERR", "CHI2"))
+        there = set(COMPARED) & table_columns(fits, "REDSHIFTS").keys()
+        table = read_columns(fits, "REDSHIFTS", ("TARGETID", "Z", "ZERR", "CHI2", *there), TEXTS)
     return table | {"TARGETID": table["TARGETID"].astype(np.int64)}
 
 
@@ -144,8 +150,16 @@ def _fetch_details(
 
 def _agrees(table: npt.NDArray[Any], redshifts: Mapping[str, npt.NDArray[Any]], row: int) -> bool:
     """Tell whether the best of a target's fits is that of REDSHIFTS, in its precision."""
-    best = table[int(np.argmin(table["chi2"]))] if len(table) else None
-    return best is not None and all(
-        redshifts[name].dtype.type(best[name.lower()]) == redshifts[name][row]
-        for name in ("Z", "ZERR", "CHI2")
-    )
+    if not len(table):
+        return False
+    best = table[int(np.argmin(table["chi2"]))]
+    for name in redshifts:
+        column = name.lower()
+        if column in (table.dtype.names or ()):
+            value, expected = best[column], redshifts[name][row]
+            if isinstance(value, bytes) != isinstance(expected, bytes):
+                return False
+            same = value.rstrip() if isinstance(value, bytes) else expected.dtype.type(value)
+            if same != expected:
+                return False
+    return True
