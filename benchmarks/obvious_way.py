@@ -65,13 +65,14 @@ def main() -> None:
 
     def one(name: str) -> dict[str, Any]:
         begun = time.perf_counter()
-        coadd, redrock = download(client, job["bucket"], job["tiles"][name], out / name)
+        paths = download(client, job["bucket"], job["tiles"][name], out / name)
+        coadd, redrock = paths[:2]
         downloaded = time.perf_counter()
         parquet = out / f"{name}.parquet"
         rows = convert(coadd, redrock, parquet, job["everyone"])
-        fetched = coadd.stat().st_size + redrock.stat().st_size
-        coadd.unlink()
-        redrock.unlink()
+        fetched = sum(path.stat().st_size for path in paths)
+        for path in paths:
+            path.unlink()
         return {
             "tile": name,
             "n_rows": rows,
