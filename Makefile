@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: help env reference slurm demo status test test-slurm benchmark-fusion benchmark-transfer benchmark-scale lint format lock clean
+.PHONY: help env reference slurm demo status test test-faults test-slurm benchmark-fusion benchmark-transfer benchmark-scale lint format lock clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 22

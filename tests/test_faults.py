@@ -1,28 +1,30 @@
 """The whole workflow while archive and network commit one fault a tile; random faults by seed."""
 
+import copy
 import csv
-import json
 import os
 import random
-import subprocess
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fault_server import Asked, Service, etag, serve
+from conftest import REPOSITORY
+from fault_server import Asked, Service, serve
 from fusion_tiles import different_columns
 from running import Work, checkout
-from simulated_archive import checksum_list, key_of, list_sources, read_objects, simulate_objects
+from simulated_archive import key_of, list_sources, simulate_objects
 
 from desi_fits_to_parquet import archive as archive_module
+from desi_fits_to_parquet.config import load_config
 from desi_fits_to_parquet.download import download_tile
-from desi_fits_to_parquet.fits import open_fits
 from desi_fits_to_parquet.fuse import fuse_tile, parquet_path
 from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES, OUTCOMES
-from desi_fits_to_parquet.simulate import simulate_tile
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.validate import validate_tile
 
@@ -159,29 +161,15 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
     return Archive(right, damaged, newer)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(
-    archive: Archive, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[Tile], Any]:
-    """The table of a tile without any fault."""
-    from conftest import REPOSITORY
-
-    from desi_fits_to_parquet.config import load_config
-
-    settings = load_config(REPOSITORY / "config/schema.yaml")
-    folder = tmp_path_factory.mktemp("undisturbed")
-
-    def convert(tile: Tile) -> Any:
-        fits = folder / tile.name / "fits"
-        objects = archive.newer if tile == TILES["replaced"] else archive.right
-        fits.mkdir(parents=True, exist_ok=True)
-        for source in list_sources(tile, objects).values():
-            (fits / source["key"].rpartition("/")[2]).write_bytes(objects[source["key"]])
-        record = fuse_tile(tile, fits, folder / tile.name, settings)
-        assert record["n_rows"] > 0, record["reason"]
-        return pq.ParquetFile(parquet_path(tile, folder / tile.name)).read()
-
-    return convert
+def convert(tile: Tile, objects: Objects, folder: Path) -> pa.Table:
+    """Return the table of a tile that nothing disturbs."""
+    fits = folder / "fits"
+    fits.mkdir(parents=True)
+    for source in list_sources(tile, objects).values():
+        (fits / source["key"].rpartition("/")[2]).write_bytes(objects[source["key"]])
+    record = fuse_tile(tile, fits, folder, load_config(REPOSITORY / "config/schema.yaml"))
+    assert record["n_rows"] > 0, record["reason"]
+    return pq.ParquetFile(parquet_path(tile, folder)).read()
 
 
 class Run(NamedTuple):
@@ -210,7 +198,9 @@ def run(
             return cases[healpix].fault(asked)
 
         service.choose = choose
-        transfer = f"transfer={{mode: {request.param}, attempts: 3, timeout_s: 2, audit_fraction: 1}}"
+        transfer = (
+            f"transfer={{mode: {request.param}, attempts: 3, timeout_s: 2, audit_fraction: 1}}"
+        )
         yield Run(work, work.run(service.endpoint, config=transfer))
 
 
@@ -220,12 +210,14 @@ def test_every_fault_ends_in_the_outcome_of_the_contract_and_no_other_tile_suffe
     assert found == {name: case.outcome for name, case in CASES.items()}
 
 
-def test_no_fault_gives_wrong_parquet(run: Run, undisturbed: Callable[[Tile], Any]):
+def test_no_fault_gives_wrong_parquet(run: Run, archive: Archive, tmp_path: Path):
     for name, tile in TILES.items():
+        objects = archive.newer if name == "replaced" else archive.right
         path = run.work.parquet_path(tile)
         assert path.exists() == (CASES[name].outcome == "converted"), name
         if path.exists():
-            assert different_columns(pq.ParquetFile(path).read(), undisturbed(tile)) == [], name
+            undisturbed = convert(tile, objects, tmp_path / tile.name)
+            assert different_columns(pq.ParquetFile(path).read(), undisturbed) == [], name
     assert run.work.leftovers() == []
 
 
@@ -290,3 +282,110 @@ def test_a_name_that_is_lost_after_the_listing_makes_tiles_unreachable_and_retry
         work.run(service.endpoint, "retry_failed")
         work.run(service.endpoint)
     assert work.markers()[tile]["outcome"] == "converted"
+
+
+# ------------------------------------------------------------------------------- random faults
+
+RUNS = int(os.environ.get("DESI_FAULT_RUNS", "150"))
+"""Seeded runs of the test below, in both modes together; `make test-faults` does a thousand."""
+
+FAULTS = ("slow_down", "too_many", "error", "reset", "close", "stall", "long", "trailing", "html",
+          "whole", "shifted", "changed", "gone", "other_version", "forbidden")  # fmt: skip
+
+SLOWEST_RUN_S = 60
+"""The worst that the seeds do takes ten seconds on a busy machine."""
+
+
+def spoil(rng: random.Random, objects: Objects, tile: Tile, mode: str) -> tuple[str, float]:
+    """Do some damage at rest; return what, and the audit_fraction with which it must be found.
+
+    A bit of a row that is fetched alone has no sum of its own: only the audit sees it.
+    """
+    damage = rng.choice(["none", "none", "flip", "flip", "cut", "remove", "empty", "misstate"])
+    kind = rng.choice(["coadd", "redrock", "emline", "rrdetails"])
+    key = key_of(tile, kind)
+    if damage == "flip":
+        flip(objects, key, rng.randrange(len(objects[key])))
+        in_rows = mode == "rows" and kind in ("coadd", "rrdetails")
+        return f"flip in {kind}", 1.0 if in_rows else rng.choice([0.0, 1.0])
+    if damage == "cut":
+        objects[key] = objects[key][: rng.randrange(len(objects[key]))]
+    elif damage == "remove":
+        del objects[key]
+    elif damage == "empty":
+        objects[key_of(tile, "sha256sum")] = b""
+    elif damage == "misstate":
+        misstate(objects, tile)
+    return damage, rng.choice([0.0, 1.0])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_random_faults_never_end_as_converted_with_wrong_data(
+    mode: str, archive: Archive, settings: dict[str, Any], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None],
+) -> None:  # fmt: skip
+    """Fetch, fuse, validate under random faults and damage: the right table, or a failed tile."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # these runs wait for no disk
+    monkeypatch.setattr(archive_module, "FIRST_PAUSE_S", 0.01)
+    tile = TILES["replaced"]
+    old = {key: data for key, data in archive.right.items() if f"/{tile.healpix}/" in key}
+    without_emline = {k: v for k, v in old.items() if k != key_of(tile, "emline")}
+    without_details = {k: v for k, v in old.items() if k != key_of(tile, "rrdetails")}
+    right = [
+        convert(tile, objects, tmp_path / f"right-{i}")
+        for i, objects in enumerate((old, archive.newer, without_emline, without_details))
+    ]
+    outcomes: Counter[str] = Counter()
+    slowest = 0.0
+    for seed in range(RUNS // 2):
+        rng = random.Random(f"{mode} {seed}")
+        objects = dict(old)
+        damage, audit = spoil(rng, objects, tile, mode)
+        folder = tmp_path / str(seed)
+        begun = time.monotonic()
+        with serve(objects) as service:
+            kinds = (*FAULTS, "flip", "flip") if mode == "files" or audit else FAULTS
+            service.choose = random_faults(rng, kinds, service, archive.newer, damage)
+            changed = copy.deepcopy(settings)
+            changed["archive"]["endpoint"] = service.endpoint
+            changed["transfer"] |= {"mode": mode, "attempts": 3, "timeout_s": 0.5,
+                                    "connections": 4, "audit_fraction": audit}  # fmt: skip
+            download_tile(tile, list_sources(tile, objects), changed, folder / "fits")
+        record = fuse_tile(tile, folder / "fits", folder / "parquet", changed)
+        marker = validate_tile(tile, folder / "fits", folder / "parquet", record, changed)
+        slowest = max(slowest, time.monotonic() - begun)
+        outcomes[marker["outcome"]] += 1
+        where = f"seed {seed}, {damage}: {marker['outcome']} {marker['reason']}"
+        assert marker["outcome"] in OUTCOMES, where
+        assert bool(marker["reason"]) == (marker["outcome"] in FAILED_OUTCOMES), where
+        assert marker["outcome"] not in ("no_targets", "invalid_output"), where
+        assert not list(folder.rglob("*.part")), where
+        path = parquet_path(tile, folder / "parquet")
+        assert path.exists() == (marker["outcome"] == "converted"), where
+        if path.exists():
+            table = pq.ParquetFile(path).read()
+            assert any(not different_columns(table, one) for one in right), where
+        shutil.rmtree(folder)
+    record_property("outcomes", dict(outcomes))
+    record_property("slowest_s", round(slowest, 1))
+    assert slowest < SLOWEST_RUN_S
+    assert outcomes.keys() == {"converted", "missing_source", "corrupt_source", "unreachable"}
+
+
+def random_faults(
+    rng: random.Random, known: Sequence[str], service: Service, newer: Objects, damage: str
+) -> Callable[[Asked], str | None]:
+    """Choose from three kinds of faults at a random share of requests; sometimes, a newer tile
+    takes the place of the undamaged one in the middle of it all."""
+    kinds = rng.sample(known, 3)
+    share = rng.choice([0.0, 0.02, 0.1, 0.5])
+    replaced_at = rng.choice([1, 3, 8]) if damage == "none" and rng.random() < 0.5 else None
+
+    def choose(asked: Asked) -> str | None:
+        if len(service.asked) == replaced_at:
+            service.objects.update(newer)
+        if asked.kind == "list":  # each costs botocore's own pauses
+            return "slow_down" if rng.random() < share / 5 else None
+        return str(rng.choice(kinds)) if rng.random() < share else None
+
+    return choose
