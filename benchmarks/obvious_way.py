@@ -7,9 +7,11 @@ Written from scratch for the comparison; nothing of the project is used.
 import json
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import numpy as np
@@ -61,6 +63,12 @@ def main() -> None:
         region_name="us-west-2",
         config=Config(signature_version=UNSIGNED, max_pool_connections=80),
     )
+    requests: Counter[str] = Counter()
+
+    def count(request: Any, **_: Any) -> None:
+        requests[urlsplit(request.url).path.rpartition("/")[2]] += 1
+
+    client.meta.events.register("before-send.s3", count)
     out = Path(job["folder"])
 
     def one(name: str) -> dict[str, Any]:
@@ -77,6 +85,7 @@ def main() -> None:
             "tile": name,
             "n_rows": rows,
             "bytes_fetched": fetched,
+            "requests": sum(requests[path.name] for path in paths),
             "bytes_parquet": parquet.stat().st_size,
             "seconds_download": downloaded - begun,
             "seconds": time.perf_counter() - begun,

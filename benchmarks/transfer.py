@@ -227,8 +227,9 @@ def run_obvious(
     )
     found = json.loads(done.stdout)
     shutil.rmtree(folder)
-    cpu = found["cpu_s"] / len(tiles)
-    records = [record | {"cpu_s": cpu, "requests": None} for record in found["tiles"]]
+    # one process does all tiles: its CPU and memory are those of the mean tile
+    shared = {"cpu_s": found["cpu_s"] / len(tiles), "peak_mib": found["peak_mib"]}
+    records = [record | shared for record in found["tiles"]]
     return Pass(found["wall_s"], far.sent.value - before, found["peak_mib"], records)
 
 
@@ -372,26 +373,22 @@ def plot(
         ("requests", "requests", 1, ""),
         ("seconds", "wall time of a tile", 1, "s"),
         ("cpu_s", "CPU of a tile", 1, "s"),
+        ("peak_mib", "peak memory of a process", 1, "MiB"),
         ("bytes_parquet", "Parquet", 1e6, "MB"),
     )
     figure, axes = plt.subplots(2, len(panels), figsize=(4 * len(panels), 7), layout="constrained")
     targets = {record["tile"]: record["n_targets"] for record in passes["rows"].tiles}
     for column, (key, title, unit, name) in enumerate(panels):
+        above, below = axes[:, column]
         for way, marker in (("obvious", "s"), ("files", "o"), ("rows", "^")):
-            points = sorted(
-                (targets[r["tile"]], r[key] / unit) for r in passes[way].tiles if r[key] is not None
-            )
-            if points:
-                axes[0, column].plot(*zip(*points, strict=True), marker=marker, label=way)
-            values = [(s, ways[way].tiles[0][key]) for s, ways in by_share.items()]
-            shown = [(share, value / unit) for share, value in values if value is not None]
-            if shown:
-                axes[1, column].plot(*zip(*shown, strict=True), marker=marker, label=way)
-        axes[0, column].set(title=title, xlabel="targets in the tile", yscale="log")
-        axes[1, column].set(xlabel="share selected (%)", yscale="log", xscale="log")
-        for row in (0, 1):
-            axes[row, column].set_ylabel(name)
-            axes[row, column].grid(alpha=0.3)
+            points = sorted((targets[r["tile"]], r[key] / unit) for r in passes[way].tiles)
+            above.plot(*zip(*points, strict=True), marker=marker, label=way)
+            shares = [(s, ways[way].tiles[0][key] / unit) for s, ways in by_share.items()]
+            below.plot(*zip(*shares, strict=True), marker=marker)
+        above.set(title=title, xlabel="targets in the tile", ylabel=name, yscale="log")
+        below.set(xlabel="share selected (%)", ylabel=name, xscale="log", yscale="log")
+        above.grid(alpha=0.3)
+        below.grid(alpha=0.3)
     axes[0, 0].legend()
     figure.savefig(path, dpi=110)
 
