@@ -39,6 +39,9 @@ status:  ## say how far a run is, also from another shell (RESULTS=folder if it 
 test: env  ## run the whole test suite
 	@$(BIN)/python -m pytest
 
+test-faults: env  ## a thousand seeded runs under random faults (ten minutes)
+	@DESI_FAULT_RUNS=1000 $(BIN)/python -m pytest tests/test_faults.py -k random --junitxml=results/test-faults.xml
+
 test-slurm: slurm  ## run the workflow on a real Slurm, which it installs and stops (root on Debian)
 	@$(BIN)/python -m pytest tests/slurm/check_slurm.py
 

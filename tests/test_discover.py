@@ -10,9 +10,9 @@ import pytest
 from fault_server import Service, serve
 
 from desi_fits_to_parquet.archive import ArchiveUnreachable
-from desi_fits_to_parquet.discover import NothingFound, discover_tiles, parse_key, read_pixels
+from desi_fits_to_parquet.discover import NothingFound, discover_tiles, parse_key
 from desi_fits_to_parquet.tile import FILE_KINDS, Tile
-from desi_fits_to_parquet.tiles_csv import Sources, read_tiles
+from desi_fits_to_parquet.tiles_csv import Sources, read_pixels, read_tiles
 
 ROOT = "dr1/spectro/redux/iron/healpix/"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from desi_fits_to_parquet.columns import fibermap_columns
+from desi_fits_to_parquet.tiles_csv import read_pixels
 
 
 class ConfigError(Exception):
@@ -159,8 +160,14 @@ def _contradictions(settings: Mapping[str, Any]) -> Iterable[str]:
         if limits is not None and not limits[0] < limits[1]:
             yield f"{section}.{key} is {limits}. Allowed: the lower limit first, then the higher."
     healpix = settings["tiles"]["healpix"]
-    if isinstance(healpix, str) and not Path(healpix).is_file():
-        yield f"tiles.healpix names the file {healpix}, which is not there."
+    if isinstance(healpix, str):
+        if Path(healpix).is_file():
+            try:
+                read_pixels(healpix)
+            except ValueError as error:
+                yield f"{error}."
+        else:
+            yield f"tiles.healpix names the file {healpix}, which is not there."
     try:
         fibermap_columns(settings["columns"]["fibermap"])
     except ValueError as error:

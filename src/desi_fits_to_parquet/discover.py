@@ -11,7 +11,7 @@ from typing import Any
 from desi_fits_to_parquet.archive import archive_address, sort_by_kind
 from desi_fits_to_parquet.listing import LISTERS, Listing, open_listing
 from desi_fits_to_parquet.tile import N_HEALPIX, PROGRAMS, SURVEYS, Tile
-from desi_fits_to_parquet.tiles_csv import Source, Sources, read_tiles, write_tiles
+from desi_fits_to_parquet.tiles_csv import Source, Sources, read_pixels, read_tiles, write_tiles
 
 log = logging.getLogger(__name__)
 
@@ -127,32 +127,6 @@ def relist_tiles(archive: Mapping[str, Any], tiles_csv: Path, tiles: Iterable[Ti
     for tile, objects in zip(wanted, listings, strict=True):
         table[tile] = sort_by_kind(tile, objects)
     write_tiles(tiles_csv, table)
-
-
-def read_pixels(healpix: Iterable[int] | str | None) -> set[int] | None:
-    """Return the wanted pixels, read from a file where a name is given; None means all.
-
-    Raises
-    ------
-    ValueError
-        Where a line of the file is no pixel number; empty lines and `#` comments are allowed.
-    """
-    if healpix is None:
-        return None
-    if not isinstance(healpix, str):
-        return set(healpix)
-    pixels = set()
-    for number, line in enumerate(Path(healpix).read_text().splitlines(), 1):
-        text = line.partition("#")[0].strip()
-        if not text:
-            continue
-        if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) >= N_HEALPIX:
-            raise ValueError(
-                f"tiles.healpix: {healpix}, line {number}: {text[:40]!r} is not a pixel number "
-                f"from 0 to {N_HEALPIX - 1}"
-            )
-        pixels.add(int(text))
-    return pixels
 
 
 def parse_key(key: str, root: str) -> Tile | None:

@@ -16,7 +16,7 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -610,22 +610,31 @@ def _read_compressed(
         or not whole_rows
     ):
         return cast("Array", _read_with_astropy(fits, hdu)[rows])
-    descriptors = read_table(fits, hdu.name)
-    if np.shape(descriptors.get("COMPRESSED_DATA", ())) != (shape[0], 2):
-        raise _corrupt(fits.source, f"HDU {hdu.name}: not one compressed tile for each of its rows")
     dtype = np.dtype(_BITPIX_DTYPE[int(bitpix)])
-    heap = heap_start(fits, hdu)
+    tiles = _compressed_tiles(fits, hdu)
+    if len(tiles) != shape[0]:
+        raise _corrupt(fits.source, f"HDU {hdu.name}: not one compressed tile for each of its rows")
     raw = np.empty((len(rows), shape[1]), dtype)
     for i, row in enumerate(rows):
-        length, offset = (int(value) for value in descriptors["COMPRESSED_DATA"][row])
         where = f"HDU {hdu.name}, row {row}"
-        if length <= 0 or offset < 0 or heap + offset + length > hdu.data_size:
-            raise _corrupt(
-                fits.source, f"{where}: its compressed tile is empty or outside the heap"
-            )
-        data = fits.read_at(hdu.data_start + heap + offset, length)
+        data = fits.read_at(*tiles[row])
         raw[i] = np.frombuffer(inflate(data, shape[1] * dtype.itemsize, fits.source, where), dtype)
     return _unscale(raw, zero, scale)
+
+
+def _compressed_tiles(fits: Fits, hdu: Hdu) -> list[tuple[int, int]]:
+    """Return offset and length of the compressed tiles of an image, each within the heap."""
+    descriptors = read_table(fits, hdu.name).get("COMPRESSED_DATA", np.zeros(0))
+    if descriptors.ndim != 2 or descriptors.shape[1] != 2:
+        raise _corrupt(fits.source, f"HDU {hdu.name}: no column COMPRESSED_DATA with its tiles")
+    heap = heap_start(fits, hdu)
+    for row, (length, offset) in enumerate(descriptors.tolist()):
+        if length <= 0 or offset < 0 or heap + offset + length > hdu.data_size:
+            raise _corrupt(
+                fits.source,
+                f"HDU {hdu.name}, row {row}: its compressed tile is empty or outside the heap",
+            )
+    return [(hdu.data_start + heap + offset, length) for length, offset in descriptors.tolist()]
 
 
 def heap_start(fits: Fits, hdu: Hdu) -> int:
@@ -650,8 +659,17 @@ def _read_with_astropy(fits: Fits, hdu: Hdu) -> Array:
     """Read a compression other than gzip by row: DESI has none, so speed matters little."""
     from astropy.io import fits as astropy_fits
 
-    if math.prod(image_shape(fits, hdu.name)) * 8 > MAX_TABLE_BYTES:
+    form, size = hdu.header.get("ZCMPTYPE"), math.prod(image_shape(fits, hdu.name)) * 8
+    if form not in ("GZIP_1", "GZIP_2", "RICE_1"):
+        raise _corrupt(fits.source, f"HDU {hdu.name}: compression {form!r} is not read")
+    if max(size, hdu.data_size) > MAX_TABLE_BYTES:
         raise _corrupt(fits.source, f"HDU {hdu.name} would unpack to more than {MAX_TABLE_BYTES} B")
+    if form != "RICE_1":  # whose tiles have a fixed size; astropy unpacks all that gzip gives
+        for offset, length in _compressed_tiles(fits, hdu):
+            unpacker = zlib.decompressobj(wbits=31)
+            with suppress(zlib.error):  # astropy says what is wrong with it
+                if len(unpacker.decompress(fits.read_at(offset, length), size + 1)) > size:
+                    raise _corrupt(fits.source, f"HDU {hdu.name}: a tile is larger than the image")
     primary = b"".join(
         (format_card("SIMPLE", True), format_card("BITPIX", 8), format_card("NAXIS", 0))
     )

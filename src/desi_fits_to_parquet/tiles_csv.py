@@ -1,13 +1,14 @@
 """The list of discovered tiles: what stands in the archive for each of them."""
 
 import csv
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TypedDict
 
 from desi_fits_to_parquet.files import write_atomically
-from desi_fits_to_parquet.tile import FILE_KINDS, Tile
+from desi_fits_to_parquet.tile import FILE_KINDS, N_HEALPIX, Tile
 
 
 class Source(TypedDict):
@@ -20,6 +21,9 @@ class Source(TypedDict):
 
 Sources = dict[str, Source]
 """The files of a tile by kind (`FILE_KINDS`); what is not in the archive is not in here."""
+
+MAX_PIXELS_BYTES = 16 << 20
+"""All 49,152 pixels, each with a comment, are far less."""
 
 HEADER = (
     "survey",
@@ -72,3 +76,32 @@ def _read_tiles(path: str, mtime_ns: int, size: int) -> dict[Tile, Sources]:
                     sources[kind] = Source(key=key, size=int(length), etag=etag)
             tiles[Tile(row[0], row[1], int(row[2]))] = sources
     return tiles
+
+
+def read_pixels(healpix: Iterable[int] | str | None) -> set[int] | None:
+    """Return the wanted pixels, read from a file where a name is given; None means all.
+
+    Raises
+    ------
+    ValueError
+        Where a line of the file is no pixel number; empty lines and `#` comments are allowed.
+    """
+    if healpix is None:
+        return None
+    if not isinstance(healpix, str):
+        return set(healpix)
+    path = Path(healpix)
+    if path.stat().st_size > MAX_PIXELS_BYTES:
+        raise ValueError(f"tiles.healpix: {healpix} is no list of pixel numbers: it is too large")
+    pixels = set()
+    for number, line in enumerate(path.read_text("latin-1").splitlines(), 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) >= N_HEALPIX:
+            raise ValueError(
+                f"tiles.healpix: {healpix}, line {number}: {text[:40]!r} is not a pixel number "
+                f"from 0 to {N_HEALPIX - 1}"
+            )
+        pixels.add(int(text))
+    return pixels
