@@ -45,8 +45,10 @@ def main(root: Path, allowed_mb: int) -> None:
             before = peak_mb()
             with serve(objects) as service:
                 settings["archive"]["endpoint"] = service.endpoint
-                settings["transfer"] |= {"mode": mode, "attempts": 2, "timeout_s": 20, "connections": 4,
-                                         "bandwidth_mb_s": 1e-2, "audit_fraction": 0}  # fmt: skip
+                settings["transfer"] |= {
+                    "mode": mode, "attempts": 2, "timeout_s": 20, "connections": 4,
+                    "bandwidth_mb_s": 1e-2, "audit_fraction": 0,
+                }  # fmt: skip
                 download_tile(TILE, list_sources(TILE, objects), settings, out / "fits")
             record = fuse_tile(TILE, out / "fits", out / "parquet", settings)
             marker = validate_tile(TILE, out / "fits", out / "parquet", record, settings)

@@ -188,7 +188,7 @@ FITS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "text 10^11 wide": ("redrock", _cards("redrock", "REDSHIFTS", TFORM1="99999999999A")),
     "TARGETID a text": ("redrock", _cards("redrock", "REDSHIFTS", TFORM1="8A")),
     "TARGETID of eight bytes each": ("redrock", _cards("redrock", "REDSHIFTS", TFORM1="8B")),
-    "TZERO a text": ("redrock", _cards("redrock", "REDSHIFTS", TFORM1="K", TFIELDS="many")),
+    "number of columns a text": ("redrock", _cards("redrock", "REDSHIFTS", TFIELDS="many")),
     "header without end": ("coadd", _endless_header),
     "HDUs that overlap": ("coadd", _overlap),
     "zip bomb in a mask": ("coadd", _mask_bomb("GZIP_1")),
