@@ -25,6 +25,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = "src/desi_fits_to_parquet"
 
+CORES = 8
+"""As users run it, whatever the machine has: starting jobs waits more than it computes."""
+
 LISTING = """
 def discover_tiles(archive, tiles, sample, out_csv):
     import os
@@ -47,10 +50,17 @@ def probe_archive(archive):
     pass
 """
 
+MARKER = json.dumps(
+    {"outcome": "converted", "finished": 1.5e9, "bytes_archive": 227 << 20,
+     "bytes_fetched": 8 << 20, "bytes_parquet": 9 << 20, "reason": ""}, indent=1,
+)  # fmt: skip
+
 SHELL = {
     "download_tile": 'mkdir -p "${snakemake_output[fits]}"',
     "fuse_tile": 'mkdir -p "${snakemake_output[parquet]}"; echo {} > "${snakemake_output[record]}"',
-    "validate_tile": 'echo {} > "${snakemake_output[marker]}"',
+    "validate_tile": f"""cat > "${{snakemake_output[marker]}}" <<'END'
+{MARKER}
+END""",
 }
 
 # a marker and logs of the size of real ones, so that the state on disk is counted honestly
@@ -69,7 +79,9 @@ def fuse_tile(tile, fits_folder, parquet_folder, settings):
     "validate": """
 def validate_tile(tile, fits_folder, parquet_folder, fuse_record, settings):
     return {"survey": tile.survey, "program": tile.program, "healpix": tile.healpix,
-            "outcome": "converted", "reason": "", "figures": "x" * 2400}
+            "outcome": "converted", "finished": 1.5e9, "bytes_archive": 227 << 20,
+            "bytes_fetched": 8 << 20, "bytes_parquet": 9 << 20, "reason": "",
+            "figures": "x" * 2400}
 """,
 }
 
@@ -92,7 +104,11 @@ def main() -> None:
     parser.add_argument("--run", type=int, default=12_207, help="tiles to schedule in full")
     parser.add_argument("--jobs", type=int, default=200, help="tiles to start real imports for")
     given = parser.parse_args()
-    figures: dict[str, float] = {"cores": os.cpu_count() or 0, "tiles": given.tiles}
+    figures: dict[str, float] = {
+        "cores": os.cpu_count() or 0,
+        "jobs_at_once": CORES,
+        "tiles": given.tiles,
+    }
     with tempfile.TemporaryDirectory(prefix="scale-") as scratch:
         figures |= measure_jobs(Path(scratch) / "jobs", given.jobs)
         figures |= measure_run(Path(scratch) / "run", given.run)
@@ -134,7 +150,7 @@ def replace_functions(path: Path, text: str) -> None:
 
 def snakemake(folder: Path, tiles: int, *arguments: str) -> subprocess.Popen[bytes]:
     """Start Snakemake in a checkout."""
-    command = [sys.executable, "-m", "snakemake", "--cores", str(os.cpu_count()), *arguments]
+    command = [sys.executable, "-m", "snakemake", "--cores", str(CORES), *arguments]
     environment = {**os.environ, "BENCHMARK_TILES": str(tiles)}
     log = (folder / "run.log").open("w")
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
@@ -171,7 +187,7 @@ def measure_run(folder: Path, tiles: int) -> dict[str, float]:
     }
 
 
-def measure_pile(folder: Path, tiles: int, seconds: float = 300) -> dict[str, float]:
+def measure_pile(folder: Path, tiles: int, seconds: float = 150) -> dict[str, float]:
     """Count FITS folders over the first minutes of the largest run, when most jobs are ready."""
     with counting_fits(folder) as seen:
         process = snakemake(folder, tiles)
@@ -233,7 +249,7 @@ def measure_noop(folder: Path, done: int, tiles: int) -> dict[str, float]:
             target = metadata / b64encode(copy.encode(), altchars=b"-_").decode()
             target.write_text(re.sub(r"\b7\b", str(healpix), record))
             if copy.endswith(".json"):
-                (folder / copy).write_text("{}\n")
+                (folder / copy).write_text(f"{MARKER}\n")
             else:
                 (folder / copy).mkdir(parents=True)
     timed(snakemake(folder, tiles, "--forcerun", "discover_tiles", "--until", "discover_tiles"),
