@@ -7,6 +7,7 @@ from threading import Thread
 
 import yaml
 from snakemake.exceptions import WorkflowError
+from snakemake.resources import Resource
 from snakemake.jobs import GroupJob, GroupJobFactory
 from snakemake.logging import logger
 
@@ -57,6 +58,12 @@ def new_group(factory, groupid, jobs, resources):
 # It begins from the groups that it merged the first time, so that a tile was submitted twice, in
 # two groups at once (snakemake/snakemake#1628, snakemake-executor-plugin-slurm#253).
 GroupJobFactory.new = new_group
+
+# tiles fetched at once, unless --resources or a profile says another number
+if "download" not in workflow.global_resources:
+    workflow.register_resource(
+        "download", Resource("download", config["transfer"]["downloads"])
+    )
 
 RESULTS = config["results"].rstrip("/")
 TILE = "{survey}/{program}/{healpix}"

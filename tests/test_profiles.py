@@ -17,7 +17,7 @@ def profile(name: str) -> dict[str, Any]:
     return dict(yaml.safe_load(text))
 
 
-@pytest.mark.parametrize("key", sorted(profile("default").keys() - {"resources", "latency-wait"}))
+@pytest.mark.parametrize("key", sorted(profile("default").keys() - {"latency-wait"}))
 def test_setting_of_the_local_profile_holds_on_slurm_too(key: str):
     assert profile("slurm")[key] == profile("default")[key]
 
