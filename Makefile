@@ -40,7 +40,8 @@ test: env  ## run the whole test suite
 	@$(BIN)/python -m pytest
 
 test-faults: env  ## a thousand seeded runs under random faults (ten minutes)
-	@DESI_FAULT_RUNS=1000 $(BIN)/python -m pytest tests/test_faults.py -k random --timeout 3000 --junitxml=results/test-faults.xml
+	@DESI_FAULT_RUNS=1000 $(BIN)/python -m pytest tests/test_faults.py -k random --timeout 3000 -o junit_family=xunit1 \
+	    --junitxml=results/test-faults.xml
 
 test-slurm: slurm  ## run the workflow on a real Slurm, which it installs and stops (root on Debian)
 	@$(BIN)/python -m pytest tests/slurm/check_slurm.py

@@ -164,6 +164,8 @@ def files_outside(folder: Path, work: Work) -> set[Path]:
         {"archive": {"endpoint": f"http://{EVIL}"}},
         {"results": "a{b}"},
         {"results": "a\nb"},
+        {"results": "a\n"},
+        {"archive": {"region": "us-west-2\n"}},
         {"tiles": {"surveys": [EVIL]}},
         {"selection": {"targets": [EVIL]}},
         {"columns": {"fibermap": [EVIL]}},

@@ -153,7 +153,13 @@ def _dotted(path: Iterable[Any]) -> str:
 
 
 def _contradictions(settings: Mapping[str, Any]) -> Iterable[str]:
-    """Find what a schema cannot express: ranges upside down, files that are not there."""
+    """Find what a schema cannot express: ranges upside down, files that are not there, and the like."""
+    texts = {"results": settings["results"]} | {
+        f"archive.{key}": value for key, value in settings["archive"].items()
+    }
+    for name, text in texts.items():
+        if isinstance(text, str) and text.endswith("\n"):  # which `$` of a pattern lets through
+            yield f"{name} is {text!r}. Allowed: no line break at its end."
     for section, key in (("spectra", "wavelength_range"), ("selection", "z"),
                          ("selection", "deltachi2")):  # fmt: skip
         limits = settings[section][key]
