@@ -153,7 +153,7 @@ def _dotted(path: Iterable[Any]) -> str:
 
 
 def _contradictions(settings: Mapping[str, Any]) -> Iterable[str]:
-    """Find what a schema cannot express: ranges upside down, files that are not there, and the like."""
+    """Find what a schema cannot express, such as ranges upside down and files not there."""
     texts = {"results": settings["results"]} | {
         f"archive.{key}": value for key, value in settings["archive"].items()
     }
