@@ -242,9 +242,7 @@ def draw_speed(tiles: pd.DataFrame) -> Figure:
     start = float((done.finished - seconds).min())
     elapsed = done.finished - start
     span = max(float(elapsed.max()), 1.0)
-    unit, unit_seconds = next(
-        u for u in (("days", 86400), ("hours", 3600), ("minutes", 60), ("s", 1)) if span >= 2 * u[1]
-    ) if span >= 2 else ("s", 1)  # fmt: skip
+    unit, unit_seconds = _time_unit(span)
     n_bins = int(np.clip(2 * np.sqrt(len(done)), 10, 96))
     edges = np.linspace(0, span, n_bins + 1)
     width = edges[1]
@@ -298,6 +296,7 @@ def draw_stages(tiles: pd.DataFrame) -> Figure:
         say_nothing_to_show(distribution, "no tile took any time")
         say_nothing_to_show(totals, "")
         return figure
+    unit, unit_seconds = _time_unit(float(positive.sum()))
     edges = np.geomspace(positive.min() * 0.95, positive.max() * 1.05, 50)
     for position, (stage, linestyle, colour) in enumerate(STAGES):
         values = seconds[stage]
@@ -312,11 +311,11 @@ def draw_stages(tiles: pd.DataFrame) -> Figure:
                 label=f"{stage}: median {np.median(taken):.2g} s, "
                 f"95 % below {np.quantile(taken, 0.95):.2g} s",
             )
-        hours = float(values.sum()) / 3600
-        totals.barh(position, hours, color=colour, hatch=("", "//", "..")[position])
+        taken_all = float(values.sum()) / unit_seconds
+        totals.barh(position, taken_all, color=colour, hatch=("", "//", "..")[position])
         totals.annotate(
-            f"{hours:,.2f} h ({100 * values.sum() / positive.sum():.0f} %)",
-            (hours, position),
+            f"{taken_all:,.1f} {unit} ({100 * values.sum() / positive.sum():.0f} %)",
+            (taken_all, position),
             xytext=(4, 0),
             textcoords="offset points",
             va="center",
@@ -330,9 +329,15 @@ def draw_stages(tiles: pd.DataFrame) -> Figure:
     totals.set_yticks(range(len(STAGES)), [stage for stage, _, _ in STAGES])
     totals.invert_yaxis()
     totals.set_xlim(0, 1.6 * totals.dataLim.xmax)
-    totals.set_xlabel("wall time, summed over tiles (hours)")
+    totals.set_xlabel(f"wall time, summed over tiles ({unit})")
     totals.grid(visible=False, axis="y")
     return figure
+
+
+def _time_unit(seconds: float) -> tuple[str, int]:
+    """Return the unit in which a span of time reads well, and its length in s."""
+    units = (("days", 86400), ("hours", 3600), ("minutes", 60))
+    return next((unit for unit in units if seconds >= 2 * unit[1]), ("s", 1))
 
 
 def draw_rounding(tiles: pd.DataFrame, precision: Mapping[str, Any]) -> Figure:
@@ -379,5 +384,5 @@ def draw_rounding(tiles: pd.DataFrame, precision: Mapping[str, Any]) -> Figure:
         axes.ticklabel_format(axis="x", useOffset=False)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel("number of tiles")
-        axes.set_title(f"{values.size:,} tiles, largest {values.max():.4g}")
+        axes.set_title(f"{values.size:,} tiles, largest {np.abs(values).max():.4g}")
     return figure
