@@ -427,59 +427,6 @@ def test_a_full_disk_is_a_crash_not_an_outcome_and_leaves_no_half_file(
     assert not list((tmp_path / "fits").glob("*.fits"))
 
 
-RUNS = int(os.environ.get("DESI_FAULT_RUNS", "100"))
-"""Seeded runs of the test below; a thousand take some minutes."""
-
-
-def test_random_faults_never_give_wrong_data(
-    fetch: Fetch,
-    service: Service,
-    objects: dict[str, bytes],
-    tmp_path: Path,
-    mode: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Any fault at any request, and damage at rest: the data are right, or the tile failed."""
-    faults = ("slow_down", "error", "reset", "close", "long", "trailing", "html", "whole",
-              "shifted", "changed", "gone", "other_version", "forbidden")  # fmt: skip
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # a hundred runs wait for no disk
-    fetch(folder=tmp_path / "clean")
-    clean = read_folder(tmp_path / "clean")
-    whole = {key.rpartition("/")[2]: data for key, data in objects.items()}
-    outcomes = set()
-    for seed in range(RUNS // 2):
-        rng = random.Random(f"{mode} {seed}")
-        service.forget()
-        service.objects = dict(objects)
-        sources = list_sources(TILE, objects)
-        kinds = rng.sample(faults, 3)
-        share = rng.choice([0.02, 0.1, 0.5])
-
-        def choose(
-            asked: Asked, rng: Any = rng, kinds: Any = kinds, share: Any = share
-        ) -> str | None:
-            # listings have tests of their own, and long pauses
-            hit = asked.kind != "list" and rng.random() < share
-            return str(rng.choice(kinds)) if hit else None
-
-        service.choose = choose
-        damage = rng.choice(["none", "none", "flip", "replace", "remove"])
-        kind = rng.choice(["redrock", "emline", "sha256sum", "coadd"])
-        if damage == "flip" and kind != "coadd":
-            flip(service, kind, rng.randrange(len(objects[key_of(TILE, kind)])))
-        elif damage == "replace":
-            service.objects[key_of(TILE, kind)] += b"\0" * 2880
-        elif damage == "remove":
-            del service.objects[key_of(TILE, kind)]
-        record = fetch(sources, tmp_path / "fits", attempts=2, timeout_s=5, connections=4)
-        outcomes.add(record["outcome"])
-        for name, content in read_folder(tmp_path / "fits").items():
-            replaced = damage == "replace" and kind != "sha256sum" and name == TILE.file_name(kind)
-            right = whole[name] + b"\0" * 2880 if replaced else whole[name]
-            assert content in (clean[name], right), f"seed {seed}: {name} is wrong"
-    assert outcomes >= {None, "corrupt_source", "unreachable"}
-
-
 def test_keys_are_those_of_the_listing(service: Service, fetch: Fetch) -> None:
     sources = list_sources(TILE, service.objects)
     assert isinstance(sources["coadd"], dict)
