@@ -37,7 +37,7 @@ status:  ## say how far a run is, also from another shell (RESULTS=folder if it 
 	@$(BIN)/python -m desi_fits_to_parquet.status $(RESULTS)
 
 test: env  ## run the whole test suite
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-faults: env  ## a thousand seeded runs under random faults (ten minutes)
 	@DESI_FAULT_RUNS=1000 $(BIN)/python -m pytest tests/test_faults.py -k random --timeout 3000 -o junit_family=xunit1 \
