@@ -46,7 +46,7 @@ def test_run_killed_twenty_times_ends_with_the_parquet_of_an_undisturbed_one(tmp
     undisturbed, work = (checkout(tmp_path / name) for name in ("undisturbed", "killed"))
     chance = random.Random(20)
     with serve_archive(archive, BUCKET) as endpoint:
-        undisturbed.run(endpoint)
+        undisturbed.run(endpoint, "tiles")
         kills = 0
         done: dict[Tile, float] = {}
         while kills < KILLS:
@@ -61,8 +61,8 @@ def test_run_killed_twenty_times_ends_with_the_parquet_of_an_undisturbed_one(tmp
                 tile = chance.choice(TILES)
                 work.forget(tile)
                 del done[tile]
-        work.run(endpoint)
-        assert "Nothing to be done" in work.run(endpoint)
+        work.run(endpoint, "tiles")
+        assert "Nothing to be done" in work.run(endpoint, "tiles")
     assert work.parquet() == undisturbed.parquet()
     assert work.leftovers() == []
     assert {t: m["sha256"] for t, m in work.markers().items()} == {
@@ -75,7 +75,7 @@ def one_life(work: Work, endpoint: str, chance: random.Random, done: dict[Tile, 
     how = chance.choice(["main", "job", "group"])
     ended = threading.Event()
     with subprocess.Popen(
-        work.command(endpoint), cwd=work.folder, start_new_session=True,
+        work.command(endpoint, "tiles"), cwd=work.folder, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     ) as process:  # fmt: skip
         begun = work.begun_jobs()
