@@ -47,7 +47,7 @@ class Work(NamedTuple):
     def run(self, endpoint: str, *arguments: str, config: str = "", code: int = 0) -> str:
         done = subprocess.run(
             self.command(endpoint, *arguments, config=config), cwd=self.folder, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=280, check=False,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=500, check=False,
         )  # fmt: skip
         assert done.returncode == code, done.stdout
         return done.stdout
