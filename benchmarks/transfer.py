@@ -243,10 +243,10 @@ def workers(count: int = AT_ONCE) -> Iterator[ProcessPoolExecutor]:
 
 def warm_up(_: int) -> None:
     """Import what a job imports; slow enough that every process gets a share."""
-    import h5py  # noqa: F401
+    import h5py  # noqa: F401  (only to be loaded)
 
     import desi_fits_to_parquet.download
-    import desi_fits_to_parquet.fuse  # noqa: F401
+    import desi_fits_to_parquet.fuse  # noqa: F401  (only to be loaded)
 
     time.sleep(0.2)
 

@@ -20,7 +20,7 @@ def main(snakemake):
             sys.exit(1)
         write_json(results / "benchmark" / "archive.json", figures)
         log.info("done", extra={"figures": figures})
-        print(benchmark_text(figures), file=sys.stderr)  # noqa: T201
+        print(benchmark_text(figures), file=sys.stderr)
 
 
 main(snakemake)

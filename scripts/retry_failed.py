@@ -26,7 +26,7 @@ def main(snakemake):
             clear_tile(results, tile)
         summary = f"retry_failed: {len(failed)} tiles cleared; the next run does them again"
         log.info(summary)
-        print(summary, file=sys.stderr)  # noqa: T201
+        print(summary, file=sys.stderr)
 
 
 main(snakemake)

@@ -20,7 +20,7 @@ def main(snakemake):
             else "verify: every Parquet is as its marker says"
         )
         log.info(summary)
-        print(summary, file=sys.stderr)  # noqa: T201
+        print(summary, file=sys.stderr)
 
 
 main(snakemake)

@@ -230,3 +230,15 @@ def test_the_run_of_2025_gives_its_true_totals(tmp_path):
     assert summary["without_output"] == 2_324
     assert "4,394.05 GiB" in (tmp_path / "report" / "landing.rst").read_text()
     assert seconds < 20
+
+
+@pytest.mark.parametrize(
+    ("sha256_ok", "rows_ok", "passed"),
+    [(True, True, True), (None, True, True), (False, True, False), (None, False, False)],
+)
+def test_an_audit_without_a_list_of_checksums_is_no_failure(tmp_path, sha256_ok, rows_ok, passed):
+    tile = Tile("main", "dark", 4)
+    audit = {"checked_bytes": 5, "sha256_ok": sha256_ok, "rows_ok": rows_ok}
+    write_run(tmp_path, markers=[marker(tile, "converted") | {"audit": audit}])
+    rows, _ = read_markers([tile], tmp_path / "validated")
+    assert rows[0]["audit_passed"] is passed

@@ -1,4 +1,3 @@
-# ruff: noqa: N818  (exceptions are named for what happened to an object)
 """Reading objects of the archive: ranges and whole objects; unsigned, checked, patient, polite.
 
 A `Link` is what one process has to the archive. All its requests go through `Link.fetch` or

@@ -83,7 +83,7 @@ def benchmark_archive(
     limit = int(settings["benchmark"]["limit_mb"] * 1e6)
     weights = [number**0.5 for number in connections]  # more connections take more to be filled
     # the same places each time, so that two runs ask the same; caches of S3 are not that small
-    lot = random.Random(4)  # noqa: S311
+    lot = random.Random(4)  # noqa: S311  (the same objects every time)
     levels: list[dict[str, Any]] = []
     for number, weight in zip(connections, weights, strict=True):
         levels.append(measure(settings, objects, number, int(limit * weight / sum(weights)), lot))

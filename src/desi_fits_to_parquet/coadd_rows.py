@@ -53,7 +53,7 @@ _DIAGONALS = 11
 """The layout of DR1, to guess where headers are; what is guessed wrong is found by walking."""
 
 
-class FetchWhole(Exception):  # noqa: N818  (not an error: another way is taken)
+class FetchWhole(Exception):
     """The rows cannot be fetched alone, or what came of them is in doubt; says why."""
 
 

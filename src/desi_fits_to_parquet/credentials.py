@@ -17,7 +17,7 @@ KEPT = ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CA_BUNDLE")
 """Variables of the environment that say where profiles stand and whom to trust on the way."""
 
 
-class NoCredentials(Exception):  # noqa: N818  (named for what happened)
+class NoCredentials(Exception):
     """The profile is not there or holds no keys; the message names the profile and no secret."""
 
 

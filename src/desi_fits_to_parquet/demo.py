@@ -120,7 +120,7 @@ def compare_outcomes(results: Path, expected: Mapping[Tile, str]) -> int:
 
 def say(text: str) -> None:
     """Print to standard output at once, in order with what Snakemake prints."""
-    print(text, flush=True)  # noqa: T201
+    print(text, flush=True)  # noqa: T201  (its only output)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -21,7 +21,7 @@ MAX_NAMED = 10
 _ODD = re.compile(r"[^A-Za-z0-9._/+=-]|\.\.")
 
 
-class NothingFound(Exception):  # noqa: N818  (named for what happened)
+class NothingFound(Exception):
     """The archive answers, but holds no tile of those that are wanted."""
 
 

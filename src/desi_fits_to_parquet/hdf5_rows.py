@@ -168,7 +168,7 @@ class _Reader(io.RawIOBase):
 # ---------------------------------------------------------------------------- the walk ahead
 
 
-class _Unknown(Exception):  # noqa: N818
+class _Unknown(Exception):
     """The file is of a form that the walk does not know."""
 
 

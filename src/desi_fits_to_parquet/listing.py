@@ -110,7 +110,7 @@ def open_listing(archive: Mapping[str, Any]) -> Listing:
     return list_folder
 
 
-class _NoListing(Exception):  # noqa: N818
+class _NoListing(Exception):
     """An answer with status 200 that is no listing."""
 
 

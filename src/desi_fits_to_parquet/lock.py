@@ -18,7 +18,7 @@ _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 log = logging.getLogger(__name__)
 
 
-class RunningElsewhere(Exception):  # noqa: N818
+class RunningElsewhere(Exception):
     """Another run works in the same results folder."""
 
 

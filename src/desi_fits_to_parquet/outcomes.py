@@ -34,7 +34,7 @@ ADVICE = {
 """What a person can do about tiles that failed, in reStructuredText."""
 
 
-class BadTile(Exception):  # noqa: N818  (it is an outcome, not an error of the program)
+class BadTile(Exception):
     """The tile ends here with a failed outcome; the run goes on.
 
     Parameters

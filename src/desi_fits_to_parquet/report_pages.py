@@ -167,6 +167,7 @@ def fidelity_page(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> str:
         f"fetched ({format_bytes(summary['audit_bytes'])}) and its checksum and rows compared. "
         f"{summary['audits_failed']:,} audits failed"
     )
+    # `== False`: None, not audited, is no failure
     bad = ", ".join(_name(row) for _, row in audited[audited.audit_passed == False].iterrows())  # noqa: E712
     odd = tiles_worth_a_look(tiles)
     columns = {
@@ -280,6 +281,7 @@ def _with_units(tiles: pd.DataFrame) -> pd.DataFrame:
 
 def _records(frame: pd.DataFrame, columns: Mapping[str, str]) -> list[dict[str, Any]]:
     chosen = frame[list(columns)].astype(object)
+    # the stubs allow any hashable as a column's name; here all are text
     return chosen.where(chosen.notna(), None).to_dict("records")  # type: ignore[return-value]
 
 
@@ -308,6 +310,7 @@ def _git(*arguments: str) -> str:
     if git is None:
         return ""
     command = [git, "-C", str(Path(__file__).parent), *arguments]
+    # the words are this module's own
     told = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603
     return told.stdout.strip()
 

@@ -133,7 +133,9 @@ def _row(tile: Tile, path: Path) -> dict[str, Any]:
     audit = marker["audit"]
     row["audited"] = audit is not None
     row["audit_bytes"] = audit["checked_bytes"] if audit else None
-    row["audit_passed"] = bool(audit["sha256_ok"] and audit["rows_ok"]) if audit else None
+    # without a list of checksums there is no sum to compare (None): that is no failure
+    passed = audit and audit["sha256_ok"] is not False and audit["rows_ok"]
+    row["audit_passed"] = bool(passed) if audit else None
     return row
 
 

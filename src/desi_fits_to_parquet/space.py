@@ -18,7 +18,7 @@ LOW_NOTE = ".disk_low"
 """File in the results by which a job tells the run that it is to end."""
 
 
-class DiskLow(Exception):  # noqa: N818
+class DiskLow(Exception):
     """There is less room than a tile needs; the message says how much is missing."""
 
 
