@@ -57,7 +57,7 @@ MARKER = json.dumps(
 
 SHELL = {
     "download_tile": 'mkdir -p "${snakemake_output[fits]}"',
-    "fuse_tile": 'mkdir -p "${snakemake_output[parquet]}"; echo {} > "${snakemake_output[record]}"',
+    "fuse_tile": 'mkdir -p "${snakemake_output[parquet]}"',
     "validate_tile": f"""cat > "${{snakemake_output[marker]}}" <<'END'
 {MARKER}
 END""",

@@ -1,7 +1,10 @@
 # Settings and functions that the rules share. No rule stands here, no function there.
+import gc
+import json
 import os
 import signal
 import sys
+from hashlib import sha256
 from pathlib import Path
 from threading import Thread
 
@@ -10,6 +13,10 @@ from snakemake.exceptions import WorkflowError
 from snakemake.resources import Resource
 from snakemake.jobs import GroupJob, GroupJobFactory
 from snakemake.logging import logger
+
+# Snakemake's 90,000 jobs all stay: to look for garbage among them as often as Python does by itself
+# takes a tenth of the time of the graph.
+gc.set_threshold(20_000, 20, 20)
 
 # The scripts of the jobs import the library of this very checkout, wherever they run.
 SOURCE = str(Path(workflow.basedir) / "src")
@@ -29,9 +36,10 @@ from desi_fits_to_parquet.notify import NotifyError, read_addresses
 from desi_fits_to_parquet.progress import TILE_RULES, watch_run
 from desi_fits_to_parquet.report_files import PAGES, TABLES
 from desi_fits_to_parquet.repair import remove_leftovers
+from desi_fits_to_parquet.scheduling import choose_followers_too
 from desi_fits_to_parquet.space import LOW_NOTE
 from desi_fits_to_parquet.tile import PROGRAMS, SURVEYS, Tile
-from desi_fits_to_parquet.tiles_csv import read_tiles
+from desi_fits_to_parquet.tiles_csv import list_tiles, read_sources
 
 try:
     # in place: the jobs get the very dictionary that Snakemake holds
@@ -75,6 +83,9 @@ CONTENT_SETTINGS = {
 }
 
 
+# the kinds of a tile's files that the configuration uses
+KINDS = {*kinds_used(config), "sha256sum"}
+
 # what the report tells of the run; how the archive was reached changes nothing in it
 REPORT_SETTINGS = {
     **CONTENT_SETTINGS,
@@ -92,19 +103,39 @@ wildcard_constraints:
     healpix=r"\d+",
 
 
-def tile_sources(wildcards):
+def find_sources(wildcards):
     """The tile's files in the archive, of those kinds that are used: key, size and ETag."""
     tile = Tile(wildcards.survey, wildcards.program, int(wildcards.healpix))
-    sources = read_tiles(f"{RESULTS}/tiles.csv").get(tile)
-    if sources is None:
+    try:
+        return read_sources(f"{RESULTS}/tiles.csv", tile, KINDS)
+    except KeyError:
         raise WorkflowError(f"tile {tile.name} is not in {RESULTS}/tiles.csv")
-    used = {*kinds_used(config), "sha256sum"}
-    return {kind: source for kind, source in sources.items() if kind in used}
+
+
+def tile_sources(wildcards):
+    """The same as JSON: to keep a table for each of 30,000 tiles takes 100 MB more."""
+    return json.dumps(find_sources(wildcards))
+
+
+def tile_version(wildcards):
+    """A short text that changes with the tile's files in the archive."""
+    return sha256(tile_sources(wildcards).encode()).hexdigest()[:16]
+
+
+def on_cluster(**resources):
+    """The resources of a job where something shares them out: a cluster, or a limit of memory.
+
+    Elsewhere to work them out for 90,000 jobs would be an eighth of the time of the graph.
+    """
+    shared_out = (
+        workflow.resource_settings.nodes or "mem_mb" in workflow.global_resources
+    )
+    return resources if shared_out else {}
 
 
 def tile_mb(wildcards):
     """Size of the tile's files in MB, as the archive was listed."""
-    return sum(source["size"] for source in tile_sources(wildcards).values()) // 10**6
+    return sum(source["size"] for source in find_sources(wildcards).values()) // 10**6
 
 
 def tile_memory(wildcards):
@@ -122,7 +153,7 @@ def download_minutes(wildcards):
 
 def all_markers(wildcards):
     """The markers of all discovered tiles."""
-    tiles = read_tiles(checkpoints.discover_tiles.get().output.tiles)
+    tiles = list_tiles(checkpoints.discover_tiles.get().output.tiles)
     return [
         f"{RESULTS}/validated/{tile.survey}/{tile.program}/{tile.healpix}.json"
         for tile in tiles
@@ -168,5 +199,9 @@ onstart:
     except (RunningElsewhere, ArchiveUnreachable, NotifyError) as error:
         sys.exit(f"Stopped before the first job: {error}")
     signal.signal(signal.SIGTERM, end_run)
+    scheduler = workflow.scheduler
+    scheduler.job_selector = choose_followers_too(
+        scheduler.job_selector, workflow.dag, scheduler.running
+    )
     if needed.intersection(["discover_tiles", *TILE_RULES]):
         watch_run(logger, config, addresses, count_tiles, end_run)

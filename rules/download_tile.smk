@@ -6,9 +6,8 @@ rule download_tile:
     conda:
         "../envs/environment.yaml"
     resources:
+        **on_cluster(mem_mb=tile_memory, runtime=download_minutes),
         download=1,
-        mem_mb=tile_memory,
-        runtime=download_minutes,
     params:
         sources=tile_sources,
         selection=config["selection"],

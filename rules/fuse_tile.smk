@@ -3,7 +3,6 @@ rule fuse_tile:
         fits=f"{RESULTS}/fits/{TILE}",
     output:
         parquet=directory(f"{RESULTS}/parquet/{HIVE}"),
-        record=temp(f"{RESULTS}/fused/{TILE}.json"),
     log:
         f"{RESULTS}/logs/fuse_tile/{TILE}.log",
     # above downloading, so that fetched FITS do not pile up
@@ -11,10 +10,9 @@ rule fuse_tile:
     conda:
         "../envs/environment.yaml"
     resources:
-        mem_mb=tile_memory,
-        runtime=1,
+        **on_cluster(mem_mb=tile_memory, runtime=1),
     params:
-        sources=tile_sources,
+        sources=tile_version,
         content=CONTENT_SETTINGS,
     script:
         "../scripts/fuse_tile.py"

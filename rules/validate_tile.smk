@@ -2,7 +2,6 @@ rule validate_tile:
     input:
         fits=f"{RESULTS}/fits/{TILE}",
         parquet=f"{RESULTS}/parquet/{HIVE}",
-        record=f"{RESULTS}/fused/{TILE}.json",
     output:
         marker=f"{RESULTS}/validated/{TILE}.json",
     log:
@@ -12,8 +11,7 @@ rule validate_tile:
     conda:
         "../envs/environment.yaml"
     resources:
-        mem_mb=tile_memory,
-        runtime=1,
+        **on_cluster(mem_mb=tile_memory, runtime=1),
     script:
         "../scripts/validate_tile.py"
 

@@ -1,5 +1,6 @@
 """Fetch what is needed of a tile's files; `download.json` beside them says what happened."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ def main(snakemake):
     names = snakemake.wildcards
     tile = Tile(names.survey, names.program, int(names.healpix))
     with job_log(snakemake.log[0], "download_tile", tile.name) as log:
-        config, sources = snakemake.config, snakemake.params.sources
+        config, sources = snakemake.config, json.loads(snakemake.params.sources)
         results = Path(config["results"])
         join_run(results / ".lock")
         try:

@@ -6,7 +6,7 @@ from desi_fits_to_parquet.files import write_json
 from desi_fits_to_parquet.fuse import fuse_tile
 from desi_fits_to_parquet.joblog import job_log
 from desi_fits_to_parquet.lock import join_run
-from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.tile import FUSE_RECORD, Tile
 
 
 def main(snakemake):
@@ -14,13 +14,14 @@ def main(snakemake):
     tile = Tile(names.survey, names.program, int(names.healpix))
     with job_log(snakemake.log[0], "fuse_tile", tile.name) as log:
         join_run(Path(snakemake.config["results"]) / ".lock")
+        fits = Path(snakemake.input.fits)
         record = fuse_tile(
             tile,
-            Path(snakemake.input.fits),
+            fits,
             Path(snakemake.output.parquet),
             snakemake.config,
         )
-        write_json(Path(snakemake.output.record), record)
+        write_json(fits / FUSE_RECORD, record)
         log.info("done", extra={"figures": record})
 
 

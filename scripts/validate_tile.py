@@ -5,7 +5,7 @@ from pathlib import Path
 from desi_fits_to_parquet.files import read_json, write_json
 from desi_fits_to_parquet.joblog import job_log
 from desi_fits_to_parquet.lock import join_run
-from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.tile import FUSE_RECORD, Tile
 from desi_fits_to_parquet.validate import validate_tile
 
 
@@ -14,11 +14,12 @@ def main(snakemake):
     tile = Tile(names.survey, names.program, int(names.healpix))
     with job_log(snakemake.log[0], "validate_tile", tile.name) as log:
         join_run(Path(snakemake.config["results"]) / ".lock")
+        fits = Path(snakemake.input.fits)
         marker = validate_tile(
             tile,
-            Path(snakemake.input.fits),
+            fits,
             Path(snakemake.input.parquet),
-            read_json(Path(snakemake.input.record)),
+            read_json(fits / FUSE_RECORD),
             snakemake.config,
         )
         write_json(Path(snakemake.output.marker), marker)

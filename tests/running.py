@@ -79,7 +79,7 @@ class Work(NamedTuple):
         """Temporary files and FITS, of which a finished run leaves none."""
         return [
             path
-            for pattern in ("*.part", "fits/**/*", "fused/**/*")
+            for pattern in ("*.part", "fits/**/*")
             for path in self.results.rglob(pattern)
             if path.is_file()
         ]

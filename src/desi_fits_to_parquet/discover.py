@@ -123,7 +123,7 @@ def relist_tiles(archive: Mapping[str, Any], tiles_csv: Path, tiles: Iterable[Ti
     folders = [f"{archive['prefix']}/healpix/{tile.folder}/" for tile in wanted]
     with ThreadPoolExecutor(LISTERS, "list") as pool:
         listings = list(pool.map(lambda folder: list_folder(folder)[0], folders))
-    table = dict(read_tiles(tiles_csv))
+    table = read_tiles(tiles_csv)
     for tile, objects in zip(wanted, listings, strict=True):
         table[tile] = sort_by_kind(tile, objects)
     write_tiles(tiles_csv, table)

@@ -26,13 +26,11 @@ from desi_fits_to_parquet.files import write_json
 from desi_fits_to_parquet.fits import open_fits, table_rows
 from desi_fits_to_parquet.outcomes import BadTile
 from desi_fits_to_parquet.rows import fetch_rows
-from desi_fits_to_parquet.tile import REQUIRED_KINDS, Tile
+from desi_fits_to_parquet.tile import DOWNLOAD_RECORD, REQUIRED_KINDS, Tile
 from desi_fits_to_parquet.tiles_csv import Source, Sources
 from desi_fits_to_parquet.whole import fetch_checksums, fetch_whole
 
 log = logging.getLogger(__name__)
-
-RECORD_NAME = "download.json"
 
 
 class Fetched(NamedTuple):
@@ -131,7 +129,7 @@ def download_tile(
         throttled=link.throttled,
         seconds=round(time.perf_counter() - begun, 3),
     )
-    write_json(folder / RECORD_NAME, record)
+    write_json(folder / DOWNLOAD_RECORD, record)
     return record
 
 

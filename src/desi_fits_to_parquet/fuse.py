@@ -38,7 +38,7 @@ from desi_fits_to_parquet.record import (
 from desi_fits_to_parquet.schema import Field, record_fields
 from desi_fits_to_parquet.selection import Selection, check_row_match, match_rows, select_targets
 from desi_fits_to_parquet.spectra import Layout, read_layout, read_spectra
-from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.tile import DOWNLOAD_RECORD, Tile
 
 _PIXEL_BYTES = 12  # flux, ivar and mask
 
@@ -121,7 +121,7 @@ def fuse_tile(
 
 def read_download(fits_folder: Path) -> dict[str, Any]:
     """Return the download record of a FITS folder, empty where there is none."""
-    path = fits_folder / "download.json"
+    path = fits_folder / DOWNLOAD_RECORD
     return dict(read_json(path)) if path.exists() else {}
 
 

@@ -134,5 +134,3 @@ def _clear_temporary(results: Path, tile: Tile) -> None:
     fits = results / "fits" / tile.survey / tile.program / str(tile.healpix)
     if fits.exists():
         shutil.rmtree(fits)
-    record = results / "fused" / tile.survey / tile.program / f"{tile.healpix}.json"
-    record.unlink(missing_ok=True)

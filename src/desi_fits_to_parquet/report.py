@@ -20,7 +20,7 @@ from desi_fits_to_parquet.report_tables import (
     write_tiles,
 )
 from desi_fits_to_parquet.spectra_sample import read_sample
-from desi_fits_to_parquet.tiles_csv import read_tiles
+from desi_fits_to_parquet.tiles_csv import list_tiles
 
 
 def build_report(
@@ -57,7 +57,7 @@ def build_report(
     RuntimeError
         Where totals are not the sums over the markers.
     """
-    tiles = list(read_tiles(tiles_csv))
+    tiles = list_tiles(tiles_csv)
     rows, left = read_markers(tiles, markers_folder)
     table = write_tiles(rows, report_folder / "tiles.parquet")
     summary = summarize(table, left)

@@ -29,6 +29,13 @@ REQUIRED_KINDS = ("coadd", "redrock")
 _SUFFIXES = {"rrdetails": ".h5", "hpixexp": ".csv", "spectra": ".fits.gz"}
 
 
+DOWNLOAD_RECORD = "download.json"
+"""What the download of a tile tells of itself, beside the tile's FITS."""
+
+FUSE_RECORD = "fuse.json"
+"""What the fusion of a tile tells of itself, there too: it goes when the FITS go."""
+
+
 class Tile(NamedTuple):
     """Identity of a tile. A pixel number alone is none: it recurs across surveys and programs."""
 

@@ -1,6 +1,5 @@
 """The list of discovered tiles: what stands in the archive for each of them."""
 
-import csv
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -47,35 +46,64 @@ def write_tiles(path: Path, tiles: Mapping[Tile, Sources]) -> None:
 
 
 def read_tiles(path: Path | str) -> dict[Tile, Sources]:
-    """Read the list that `write_tiles` wrote; the same unchanged file is read only once.
+    """Read the list that `write_tiles` wrote.
 
     Raises
     ------
     ValueError
         Where the file is no such list; the message names it.
     """
+    return {tile: _parse(line) for tile, line in _read_lines(path).items()}
+
+
+def list_tiles(path: Path | str) -> list[Tile]:
+    """Read the identities of the tiles alone, in the order of the list; errors as `read_tiles`."""
+    return list(_read_lines(path))
+
+
+def read_sources(path: Path | str, tile: Tile, kinds: Iterable[str]) -> Sources:
+    """Read one tile's files of some kinds; the same unchanged list is read only once.
+
+    Raises
+    ------
+    KeyError
+        Where the tile is not in the list.
+    ValueError
+        Where the file is no such list; the message names it.
+    """
+    sources = _parse(_read_lines(path)[tile])
+    return {kind: source for kind, source in sources.items() if kind in kinds}
+
+
+def _read_lines(path: Path | str) -> dict[Tile, str]:
     status = Path(path).stat()
-    return _read_tiles(str(path), status.st_mtime_ns, status.st_size)
+    return _read_unchanged(str(path), status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=1)
-def _read_tiles(path: str, mtime_ns: int, size: int) -> dict[Tile, Sources]:
-    tiles: dict[Tile, Sources] = {}
-    with Path(path).open(newline="") as stream:
-        rows = csv.reader(stream)
-        if tuple(next(rows, ())) != HEADER:
-            raise ValueError(f"{path}: not a list of tiles of this version; remove it to list anew")
-        for row in rows:
-            if len(row) != len(HEADER):
-                raise ValueError(f"{path}, line {rows.line_num}: {len(row)} fields, "
-                                 f"expected {len(HEADER)}")  # fmt: skip
-            sources: Sources = {}
-            for i, kind in enumerate(FILE_KINDS):
-                key, length, etag = row[3 + 3 * i : 6 + 3 * i]
-                if key:
-                    sources[kind] = Source(key=key, size=int(length), etag=etag)
-            tiles[Tile(row[0], row[1], int(row[2]))] = sources
+def _read_unchanged(path: str, mtime_ns: int, size: int) -> dict[Tile, str]:
+    """Read the list as it was then, by tile. Lines, not tables: those take five times the room."""
+    lines = Path(path).read_text().splitlines()
+    if not lines or lines[0] != ",".join(HEADER):
+        raise ValueError(f"{path}: not a list of tiles of this version; remove it to list anew")
+    tiles = {}
+    for number, line in enumerate(lines[1:], 2):
+        n_fields = line.count(",") + 1
+        if n_fields != len(HEADER):
+            raise ValueError(f"{path}, line {number}: {n_fields} fields, expected {len(HEADER)}")
+        survey, program, healpix, _ = line.split(",", 3)
+        tiles[Tile(survey, program, int(healpix))] = line
     return tiles
+
+
+def _parse(line: str) -> Sources:
+    fields = line.split(",")
+    sources: Sources = {}
+    for i, kind in enumerate(FILE_KINDS):
+        key, size, etag = fields[3 + 3 * i : 6 + 3 * i]
+        if key:
+            sources[kind] = Source(key=key, size=int(size), etag=etag)
+    return sources
 
 
 def read_pixels(healpix: Iterable[int] | str | None) -> set[int] | None:
