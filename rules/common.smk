@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from threading import Thread
@@ -66,6 +67,9 @@ def new_group(factory, groupid, jobs, resources):
 # It begins from the groups that it merged the first time, so that a tile was submitted twice, in
 # two groups at once (snakemake/snakemake#1628, snakemake-executor-plugin-slurm#253).
 GroupJobFactory.new = new_group
+
+# Snakemake looks for the file of a job's script anew for each job: an eighth of the time of the graph.
+workflow.sourcecache._cache = cache(workflow.sourcecache._cache)
 
 # tiles fetched at once, unless --resources or a profile says another number
 if "download" not in workflow.global_resources:
