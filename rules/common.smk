@@ -1,6 +1,5 @@
 # Settings and functions that the rules share. No rule stands here, no function there.
 import gc
-import json
 import os
 import signal
 import sys
@@ -40,7 +39,7 @@ from desi_fits_to_parquet.repair import remove_leftovers
 from desi_fits_to_parquet.scheduling import choose_followers_too
 from desi_fits_to_parquet.space import LOW_NOTE
 from desi_fits_to_parquet.tile import PROGRAMS, SURVEYS, Tile
-from desi_fits_to_parquet.tiles_csv import list_tiles, read_sources
+from desi_fits_to_parquet.tiles_csv import list_tiles, pack_sources, read_sources
 
 try:
     # in place: the jobs get the very dictionary that Snakemake holds
@@ -117,8 +116,8 @@ def find_sources(wildcards):
 
 
 def tile_sources(wildcards):
-    """The same as JSON: to keep a table for each of 30,000 tiles takes 100 MB more."""
-    return json.dumps(find_sources(wildcards))
+    """The same as a text that Snakemake can keep for each tile."""
+    return pack_sources(find_sources(wildcards))
 
 
 def tile_version(wildcards):

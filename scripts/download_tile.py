@@ -1,6 +1,5 @@
 """Fetch what is needed of a tile's files; `download.json` beside them says what happened."""
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -10,13 +9,14 @@ from desi_fits_to_parquet.joblog import job_log
 from desi_fits_to_parquet.lock import join_run
 from desi_fits_to_parquet.space import LOW_NOTE, DiskLow, check_space, needed_bytes
 from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.tiles_csv import unpack_sources
 
 
 def main(snakemake):
     names = snakemake.wildcards
     tile = Tile(names.survey, names.program, int(names.healpix))
     with job_log(snakemake.log[0], "download_tile", tile.name) as log:
-        config, sources = snakemake.config, json.loads(snakemake.params.sources)
+        config, sources = snakemake.config, unpack_sources(snakemake.params.sources)
         results = Path(config["results"])
         join_run(results / ".lock")
         try:

