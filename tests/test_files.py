@@ -13,7 +13,15 @@ from desi_fits_to_parquet.joblog import job_log
 from desi_fits_to_parquet.lock import RunningElsewhere, hold_lock
 from desi_fits_to_parquet.outcomes import BadTile
 from desi_fits_to_parquet.tile import FILE_KINDS, Tile
-from desi_fits_to_parquet.tiles_csv import Source, read_tiles, write_tiles
+from desi_fits_to_parquet.tiles_csv import (
+    Source,
+    list_tiles,
+    pack_sources,
+    read_sources,
+    read_tiles,
+    unpack_sources,
+    write_tiles,
+)
 
 
 def test_failed_write_keeps_what_was_there_and_leaves_no_temporary_file(tmp_path: Path):
@@ -106,9 +114,33 @@ def test_list_of_tiles_survives_writing_and_does_not_depend_on_order(tmp_path: P
     write_tiles(path, tiles)
     text = path.read_bytes()
     assert read_tiles(path) == tiles
-    assert list(read_tiles(path)) == sorted(tiles)
+    assert list(read_tiles(path)) == list_tiles(path) == sorted(tiles)
     write_tiles(path, dict(reversed(tiles.items())))
     assert path.read_bytes() == text
+
+
+def test_facts_of_one_tile_are_read_alone_and_anew_when_the_list_has_changed(tmp_path: Path):
+    tile, path = Tile("main", "dark", 10), tmp_path / "tiles.csv"
+    source = Source(key="a/coadd.fits", size=5, etag="0f-2")
+    write_tiles(path, {tile: {"coadd": source, "spectra": source}, Tile("cmx", "dark", 9): {}})
+    found = read_sources(path, tile, {"coadd", "redrock"})
+    assert found == {"coadd": source}
+    assert unpack_sources(pack_sources(found)) == found
+    changed = source | {"etag": "longer-than-before"}
+    write_tiles(path, {tile: {"coadd": Source(**changed)}})
+    assert read_sources(path, tile, {"coadd"}) == {"coadd": changed}
+    with pytest.raises(KeyError):
+        read_sources(path, Tile("cmx", "dark", 9), {"coadd"})
+
+
+def test_list_of_tiles_that_was_cut_is_not_read_as_a_shorter_one(tmp_path: Path):
+    path = tmp_path / "tiles.csv"
+    source = Source(key="a/coadd.fits", size=5, etag="0f-2")
+    write_tiles(path, {Tile("main", "dark", p): {"coadd": source} for p in (1, 2)})
+    for lost in (1, 10):
+        path.write_bytes(path.read_bytes()[:-lost])
+        with pytest.raises(ValueError, match=r"tiles\.csv, line 3: \d+ fields, expected 30"):
+            list_tiles(path)
 
 
 def test_other_file_in_place_of_the_list_of_tiles_is_named(tmp_path: Path):

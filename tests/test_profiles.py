@@ -1,10 +1,17 @@
 """The profiles: what holds for a local run holds on a cluster."""
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from conftest import REPOSITORY
+from running import checkout
+
+from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.tiles_csv import Source, write_tiles
 
 ON_A_CLUSTER = {
     "executor", "jobs", "cores", "groups", "group-components", "resources", "latency-wait",
@@ -31,3 +38,19 @@ def test_every_stage_of_a_tile_goes_into_one_group_of_many_tiles():
     groups = dict(pair.split("=") for pair in slurm["groups"])
     assert groups == {f"{stage}_tile": "tile" for stage in ("download", "fuse", "validate")}
     assert int(slurm["group-components"][0].split("=")[1]) > 1
+
+
+@pytest.mark.parametrize("sharing", [("--resources", "mem_mb=9000"), ()])
+def test_memory_is_asked_for_by_the_size_of_a_tile_where_something_shares_it_out(
+    sharing: tuple[str, ...], tmp_path: Path
+):
+    work = checkout(tmp_path)
+    coadd = Source(key="a/coadd.fits", size=1_190_000_000, etag="0f-2")
+    write_tiles(work.results / "tiles.csv", {Tile("main", "dark", 1): {"coadd": coadd}})
+    planned = subprocess.run(
+        [sys.executable, "-m", "snakemake", "-n", "--cores", "1", *sharing, "--quiet", "host"],
+        cwd=work.folder, text=True, capture_output=True, check=True,
+    ).stdout  # fmt: skip
+    asked = [line for line in planned.splitlines() if "mem_mb=2190" in line]
+    assert len(asked) == (3 if sharing else 0)
+    assert ("runtime=6" in planned) == bool(sharing)  # of the download: 200 MB a minute, and one
