@@ -152,8 +152,7 @@ def finished(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         data[len(data) // 2] ^= 0xFF
         file.write_bytes(data)
         with counting(lambda: len([p for p in fits.glob("*/*/*") if p.is_dir()])) as most:
-            # few to choose from, as with thousands of tiles: what is begun has to be among them
-            work.run(endpoint, "--scheduler-subsample", "2")
+            work.run(endpoint)
         yield Finished(work, service, max(most))
 
 
