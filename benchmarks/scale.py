@@ -17,7 +17,6 @@ import sys
 import tempfile
 import threading
 import time
-from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,20 +67,20 @@ PYTHON = {
     "download": """
 def download_tile(tile, sources, settings, folder):
     folder.mkdir(parents=True)
-    return {"sources": sources, "outcome": None}
+    return {"sources": sources, "outcome": None, "figures": "x" * 900}
 """,
     "fuse": """
 def fuse_tile(tile, fits_folder, parquet_folder, settings):
     parquet_folder.mkdir(parents=True)
     (parquet_folder / f"{tile.name}.parquet").write_bytes(b"PAR1")
-    return {"outcome": None, "n_rows": 60}
+    return {"outcome": None, "n_rows": 60, "figures": "x" * 300}
 """,
     "validate": """
 def validate_tile(tile, fits_folder, parquet_folder, fuse_record, settings):
     return {"survey": tile.survey, "program": tile.program, "healpix": tile.healpix,
             "outcome": "converted", "finished": 1.5e9, "bytes_archive": 227 << 20,
             "bytes_fetched": 8 << 20, "bytes_parquet": 9 << 20, "reason": "",
-            "figures": "x" * 2400}
+            "figures": "x" * 2200}
 """,
 }
 
@@ -104,26 +103,40 @@ def main() -> None:
     parser.add_argument("--run", type=int, default=12_207, help="tiles to schedule in full")
     parser.add_argument("--jobs", type=int, default=200, help="tiles to start real imports for")
     given = parser.parse_args()
-    figures: dict[str, float] = {
-        "cores": os.cpu_count() or 0,
-        "jobs_at_once": CORES,
-        "tiles": given.tiles,
-    }
+    figures: dict[str, float] = {}
+
+    def keep(**measured: float) -> None:
+        figures.update(measured)
+        for name, value in measured.items():
+            print(f"{name:28s} {value:10.2f}", flush=True)
+
+    keep(cores=os.cpu_count() or 0, jobs_at_once=CORES, tiles=given.tiles, run_tiles=given.run)
     with tempfile.TemporaryDirectory(prefix="scale-") as scratch:
-        figures |= measure_jobs(Path(scratch) / "jobs", given.jobs)
-        figures |= measure_run(Path(scratch) / "run", given.run)
-        figures |= measure_graph(Path(scratch) / "graph", given.tiles)
-        figures |= measure_pile(Path(scratch) / "graph", given.tiles)
-        figures |= measure_noop(Path(scratch) / "run", given.run, given.tiles)
-    for name, value in figures.items():
-        print(f"{name:28s} {value:10.2f}")
+        keep(
+            **measure_jobs(make_checkout(Path(scratch) / "jobs", "python", given.jobs), given.jobs)
+        )
+        run = make_checkout(Path(scratch) / "run", "shell", given.run)
+        rate, peak = measure_run(run, given.run)
+        keep(jobs_per_s=rate, peak_fits_run=peak)
+        large = make_checkout(Path(scratch) / "large", "shell", given.tiles)
+        keep(**measure_graph(large, given.tiles))
+        rate, peak = measure_run(large, given.tiles)
+        keep(jobs_per_s_all_tiles=rate, peak_fits_tiles=peak)
+        keep(**measure_noop(large, given.tiles))
     path = REPOSITORY / "results/benchmark/scale.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(figures, indent=1) + "\n")
 
 
-def make_checkout(folder: Path, form: str) -> None:
-    """Copy the workflow and put the stand-ins in."""
+def make_checkout(folder: Path, form: str, tiles: int) -> Path:
+    """Copy the workflow, put the stand-ins in and list the tiles."""
+    put_stand_ins(folder, form)
+    timed(snakemake(folder, tiles, "--until", "discover_tiles"), folder)
+    return folder
+
+
+def put_stand_ins(folder: Path, form: str) -> None:
+    """Copy the workflow and replace what takes time in it."""
     for name in ("rules", "scripts", "config", "profiles", "report", "envs", "src"):
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(REPOSITORY / name, folder / name, ignore=ignore)
@@ -167,54 +180,38 @@ def timed(process: subprocess.Popen[bytes], folder: Path) -> tuple[float, float]
 
 def measure_graph(folder: Path, tiles: int) -> dict[str, float]:
     """Build the graph of all tiles in a dry run."""
-    make_checkout(folder, "shell")
-    timed(snakemake(folder, tiles, "--until", "discover_tiles"), folder)
     seconds, memory = timed(snakemake(folder, tiles, "--dry-run", "--quiet", "all"), folder)
     return {"graph_s": seconds, "graph_mib": memory}
 
 
-def measure_run(folder: Path, tiles: int) -> dict[str, float]:
-    """Schedule all jobs of a run, with stand-ins that take no time."""
-    make_checkout(folder, "shell")
-    timed(snakemake(folder, tiles, "--until", "discover_tiles"), folder)
+def measure_run(folder: Path, tiles: int) -> tuple[float, int]:
+    """Do all jobs, graph and report included; return jobs a second and the most FITS folders."""
     with counting_fits(folder) as seen:
         seconds, _ = timed(snakemake(folder, tiles), folder)
-    return {
-        "run_tiles": tiles,
-        "run_s": seconds,
-        "jobs_per_s": 3 * tiles / seconds,
-        "peak_fits_run": max(seen),
-    }
-
-
-def measure_pile(folder: Path, tiles: int, seconds: float = 150) -> dict[str, float]:
-    """Count FITS folders over the first minutes of the largest run, when most jobs are ready."""
-    with counting_fits(folder) as seen:
-        process = snakemake(folder, tiles)
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            process.terminate()
-            process.wait(120)
-    return {"peak_fits_tiles": max(seen)}
+    return 3 * tiles / seconds, max(seen)
 
 
 def measure_jobs(folder: Path, tiles: int) -> dict[str, float]:
     """Start the three jobs of each tile with all imports of the real ones."""
-    make_checkout(folder, "python")
-    timed(snakemake(folder, tiles, "--until", "discover_tiles"), folder)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     idle = cpu_seconds(folder, 0)
     with counting_fits(folder) as seen:
         timed(snakemake(folder, tiles), folder)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime - idle
-    parquet = disk_bytes(folder / "results/parquet")
-    state = disk_bytes(folder / "results") + disk_bytes(folder / ".snakemake") - parquet
+    parquet = folder / "results/parquet"
+    state = [
+        path.lstat()
+        for part in ("results", ".snakemake")
+        for path in (folder / part).rglob("*")
+        if not path.is_relative_to(parquet)
+    ]
     return {
         "overhead_cpu_s_per_tile": spent / tiles,
         "peak_fits_small": max(seen),
-        "state_kb_per_tile": state / tiles / 1000,
+        "state_kb_per_tile": sum(status.st_size for status in state) / tiles / 1000,
+        "state_disk_kb_per_tile": sum(status.st_blocks * 512 for status in state) / tiles / 1000,
+        "state_files_per_tile": len(state) / tiles,
     }
 
 
@@ -226,35 +223,8 @@ def cpu_seconds(folder: Path, tiles: int) -> float:
     return 2 * (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
-def measure_noop(folder: Path, done: int, tiles: int) -> dict[str, float]:
-    """Run a finished work again. What is missing to the full number is copied from a real tile.
-
-    Copied are a tile's outputs and Snakemake's own records of them, with the pixel replaced.
-    """
-    metadata = folder / ".snakemake/metadata"
-    for path in list(metadata.rglob("*")):
-        name = path.relative_to(metadata).as_posix().replace("@", "")
-        if not path.is_file():
-            continue
-        try:
-            output = b64decode(name.replace("/", ""), altchars=b"-_").decode()
-        except ValueError:
-            continue
-        match = re.search(r"validated/main/dark/7\.json$|healpix=7$", output)
-        if match is None:
-            continue
-        record = path.read_text()
-        for healpix in range(done, tiles):
-            copy = re.sub(r"7(\.json)?$", rf"{healpix}\1", output)
-            target = metadata / b64encode(copy.encode(), altchars=b"-_").decode()
-            target.write_text(re.sub(r"\b7\b", str(healpix), record))
-            if copy.endswith(".json"):
-                (folder / copy).write_text(f"{MARKER}\n")
-            else:
-                (folder / copy).mkdir(parents=True)
-    timed(snakemake(folder, tiles, "--forcerun", "discover_tiles", "--until", "discover_tiles"),
-          folder)  # fmt: skip
-    timed(snakemake(folder, tiles), folder)
+def measure_noop(folder: Path, tiles: int) -> dict[str, float]:
+    """Run a finished work again."""
     seconds, memory = timed(snakemake(folder, tiles), folder)
     text = (folder / "run.log").read_text()
     if "Nothing to be done" not in text:
@@ -281,11 +251,6 @@ def counting_fits(folder: Path) -> Iterator[list[int]]:
     finally:
         ended.set()
         thread.join()
-
-
-def disk_bytes(folder: Path) -> int:
-    """Bytes that a folder takes on disk, in whole blocks."""
-    return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*"))
 
 
 if __name__ == "__main__":
