@@ -24,7 +24,7 @@ def profile(name: str) -> dict[str, Any]:
     return dict(yaml.safe_load(text))
 
 
-@pytest.mark.parametrize("key", sorted(profile("default").keys() - {"latency-wait"}))
+@pytest.mark.parametrize("key", sorted(profile("default").keys() - {"latency-wait", "cores"}))
 def test_setting_of_the_local_profile_holds_on_slurm_too(key: str):
     assert profile("slurm")[key] == profile("default")[key]
 
@@ -54,3 +54,12 @@ def test_memory_is_asked_for_by_the_size_of_a_tile_where_something_shares_it_out
     asked = [line for line in planned.splitlines() if "mem_mb=2190" in line]
     assert len(asked) == (3 if sharing else 0)
     assert ("runtime=6" in planned) == bool(sharing)  # of the download: 200 MB a minute, and one
+
+
+def test_command_without_cores_runs_on_all_of_them(tmp_path: Path):
+    work = checkout(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "verify"],
+        cwd=work.folder, text=True, capture_output=True, check=True,
+    )  # fmt: skip
+    assert "verify: every Parquet is as its marker says" in done.stderr
