@@ -11,7 +11,7 @@ from threading import Thread
 import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.resources import Resource
-from snakemake.jobs import GroupJob, GroupJobFactory
+from snakemake.jobs import GroupJob, GroupJobFactory, Job
 from snakemake.logging import logger
 
 # Snakemake's 90,000 jobs all stay: to look for garbage among them as often as Python does by itself
@@ -69,6 +69,10 @@ GroupJobFactory.new = new_group
 
 # Snakemake looks for the file of a job's script anew for each job: an eighth of the time of the graph.
 workflow.sourcecache._cache = cache(workflow.sourcecache._cache)
+
+# No rule has a pipe or a service as its input. Snakemake looks for one of all tiles in each of the
+# 30,000 inputs of the report, and of `all`: minutes at the end of a run.
+Job.is_pipe_or_service_input = lambda job, path: False
 
 # tiles fetched at once, unless --resources or a profile says another number
 if "download" not in workflow.global_resources:
