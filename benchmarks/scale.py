@@ -18,8 +18,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
+
+from desi_fits_to_parquet.repair import marker_path, parquet_folder
+from desi_fits_to_parquet.tiles_csv import list_tiles
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = "src/desi_fits_to_parquet"
@@ -102,6 +107,7 @@ def main() -> None:
     parser.add_argument("--tiles", type=int, default=30_000, help="size of the graph")
     parser.add_argument("--run", type=int, default=12_207, help="tiles to schedule in full")
     parser.add_argument("--jobs", type=int, default=200, help="tiles to start real imports for")
+    parser.add_argument("--verify", type=int, default=5_000, help="tiles of 1 MB to verify")
     given = parser.parse_args()
     figures: dict[str, float] = {}
 
@@ -123,6 +129,7 @@ def main() -> None:
         rate, peak = measure_run(large, given.tiles)
         keep(jobs_per_s_all_tiles=rate, peak_fits_tiles=peak)
         keep(**measure_noop(large, given.tiles))
+        keep(**measure_verify(Path(scratch) / "verify", given.verify))
     path = REPOSITORY / "results/benchmark/scale.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(figures, indent=1) + "\n")
@@ -230,6 +237,44 @@ def measure_noop(folder: Path, tiles: int) -> dict[str, float]:
     if "Nothing to be done" not in text:
         sys.exit(f"the run that should have nothing to do did something:\n{text[-2000:]}")
     return {"noop_s": seconds, "noop_mib": memory}
+
+
+def measure_verify(folder: Path, tiles: int) -> dict[str, float]:
+    """Verify finished tiles of 1 MB from a disk, against reading the same files and no more."""
+    make_checkout(folder, "shell", tiles)
+    results = folder / "results"
+    paths = []
+    for tile in list_tiles(results / "tiles.csv"):
+        data = tile.name.encode() + os.urandom(1 << 20)
+        paths.append(parquet_folder(results, tile) / f"{tile.name}.parquet")
+        paths[-1].parent.mkdir(parents=True)
+        with paths[-1].open("wb") as stream:
+            stream.write(data)
+            os.fsync(stream.fileno())
+        marker = tile._asdict() | {
+            "outcome": "converted", "sha256": sha256(data).hexdigest(), "bytes_parquet": len(data),
+        }  # fmt: skip
+        marker_path(results, tile).parent.mkdir(parents=True, exist_ok=True)
+        marker_path(results, tile).write_text(json.dumps(marker))
+    megabytes = sum(path.stat().st_size for path in paths) / 1e6
+    forget(paths)
+    begun = time.monotonic()
+    with ThreadPoolExecutor(4) as pool:
+        for _ in pool.map(Path.read_bytes, paths):
+            pass
+    read = time.monotonic() - begun
+    forget(paths)
+    seconds, _ = timed(snakemake(folder, tiles, "verify"), folder)
+    if "every Parquet is as its marker says" not in (folder / "run.log").read_text():
+        sys.exit("verify found damage where there is none")
+    return {"verify_mb_per_s": megabytes / seconds, "read_mb_per_s": megabytes / read}
+
+
+def forget(paths: list[Path]) -> None:
+    """Ask the system to drop files from its memory, so that they are read from the disk again."""
+    for path in paths:
+        with path.open("rb") as stream:
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Fuse a tile's FITS into one Parquet; the record says how many rows it has, or why none."""
 
+import shutil
 from pathlib import Path
 
 from desi_fits_to_parquet.files import write_json
@@ -14,14 +15,14 @@ def main(snakemake):
     tile = Tile(names.survey, names.program, int(names.healpix))
     with job_log(snakemake.log[0], "fuse_tile", tile.name) as log:
         join_run(Path(snakemake.config["results"]) / ".lock")
-        fits = Path(snakemake.input.fits)
-        record = fuse_tile(
-            tile,
-            fits,
-            Path(snakemake.output.parquet),
-            snakemake.config,
-        )
+        fits, parquet = Path(snakemake.input.fits), Path(snakemake.output.parquet)
+        # The folder gets its name when it is complete and the record is written: behind a
+        # checkpoint Snakemake does not notice that a killed job left it.
+        partial = fits / "parquet"
+        shutil.rmtree(partial, ignore_errors=True)
+        record = fuse_tile(tile, fits, partial, snakemake.config)
         write_json(fits / FUSE_RECORD, record)
+        partial.rename(parquet)
         log.info("done", extra={"figures": record})
 
 

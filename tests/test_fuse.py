@@ -2,11 +2,13 @@
 
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -15,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits as astropy_fits
+from conftest import REPOSITORY
 from fusion_tiles import (
     TILE,
     changed,
@@ -598,3 +601,36 @@ def test_memory_grows_with_the_tile(tmp_path: Path, settings: Settings) -> None:
         peaks.append(float(done.stdout.split()[1]))
     assert peaks[1] < 300
     assert peaks[1] - peaks[0] < 40
+
+
+@pytest.mark.parametrize("killed_in", ["fuse_tile", "write_json"])
+def test_parquet_folder_of_a_job_that_was_killed_has_no_name_yet(
+    killed_in: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def killed(*arguments: object) -> None:
+        if killed_in == "fuse_tile":
+            folder = Path(str(arguments[2]))
+            folder.mkdir()
+            (folder / "half.parquet").write_bytes(b"PAR1")
+        raise SystemExit(9)
+
+    module = {"fuse_tile": "fuse", "write_json": "files"}[killed_in]
+    fits, parquet = tmp_path / "fits", tmp_path / "parquet"
+    (fits / "parquet").mkdir(parents=True)
+    (fits / "parquet/half.parquet").write_bytes(b"PAR1")  # of a job that was killed before
+    fits.joinpath("download.json").write_text(
+        '{"outcome": "unreachable", "reason": "no answer", "n_targets": null}'
+    )
+    job = SimpleNamespace(
+        wildcards=SimpleNamespace(survey="main", program="dark", healpix="7"),
+        log=[tmp_path / "logs/7.log"], config={"results": str(tmp_path)},
+        input=SimpleNamespace(fits=str(fits)), output=SimpleNamespace(parquet=str(parquet)),
+    )  # fmt: skip
+    script = str(REPOSITORY / "scripts/fuse_tile.py")
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(f"desi_fits_to_parquet.{module}.{killed_in}", killed)
+        runpy.run_path(script, {"snakemake": job})
+    assert not parquet.exists()
+    runpy.run_path(script, {"snakemake": job})
+    assert list(parquet.iterdir()) == []  # a failed tile's; and nothing of the killed job's
+    assert (fits / "fuse.json").exists()
