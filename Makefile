@@ -52,7 +52,7 @@ benchmark-fusion: reference  ## measure fusing and the size of its files (two mi
 benchmark-transfer: env  ## measure fetching over an emulated far link, against the obvious way
 	@$(BIN)/python benchmarks/transfer.py
 
-benchmark-scale: env  ## measure the workflow at the size of DR1 (half an hour)
+benchmark-scale: env  ## measure the workflow at the size of DR1 (three quarters of an hour)
 	@$(BIN)/python benchmarks/scale.py
 
 lint: env  ## formatters and linters, as CI runs them
