@@ -11,7 +11,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -126,7 +126,8 @@ def counting(count: Callable[[], int]) -> Iterator[list[int]]:
 
     def sample() -> None:
         while not ended.wait(0.01):
-            seen.append(count())
+            with suppress(FileNotFoundError):  # a folder that goes while it is read
+                seen.append(count())
 
     thread = threading.Thread(target=sample)
     thread.start()
