@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import h5py  # noqa: F401  (imported before memory is limited)
-import pyarrow.parquet as pq  # noqa: F401
-from astropy.io import fits as astropy_fits  # noqa: F401
+import pyarrow.parquet as pq  # noqa: F401  (likewise)
+from astropy.io import fits as astropy_fits  # noqa: F401  (likewise)
 from conftest import REPOSITORY
 from fault_server import serve
 from simulated_archive import list_sources, read_objects

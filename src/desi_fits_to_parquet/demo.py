@@ -64,7 +64,8 @@ def run_snakemake(*arguments: str, endpoint: str) -> int:
         sys.executable, "-m", "snakemake", *arguments,
         "--configfile", str(CONFIG), "--config", f"archive={{endpoint: '{endpoint}'}}",
     ]  # fmt: skip
-    process = subprocess.Popen(command, env={**os.environ, "PYTHONUNBUFFERED": "1"})  # noqa: S603
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, env=environment)  # noqa: S603  (the workflow itself)
     try:
         return process.wait()
     except BaseException:

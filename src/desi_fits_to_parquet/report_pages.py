@@ -167,8 +167,8 @@ def fidelity_page(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> str:
         f"fetched ({format_bytes(summary['audit_bytes'])}) and its checksum and rows compared. "
         f"{summary['audits_failed']:,} audits failed"
     )
-    # `== False`: None, not audited, is no failure
-    bad = ", ".join(_name(row) for _, row in audited[audited.audit_passed == False].iterrows())  # noqa: E712
+    failed = audited[audited.audit_passed.eq(False)]  # None, not compared, is no failure
+    bad = ", ".join(_name(row) for _, row in failed.iterrows())
     odd = tiles_worth_a_look(tiles)
     columns = {
         **_IDENTITY,
@@ -281,7 +281,7 @@ def _with_units(tiles: pd.DataFrame) -> pd.DataFrame:
 
 def _records(frame: pd.DataFrame, columns: Mapping[str, str]) -> list[dict[str, Any]]:
     chosen = frame[list(columns)].astype(object)
-    # the stubs allow any hashable as a column's name; here all are text
+    # type: the stubs allow any hashable as a column's name; here all are text
     return chosen.where(chosen.notna(), None).to_dict("records")  # type: ignore[return-value]
 
 
@@ -310,8 +310,9 @@ def _git(*arguments: str) -> str:
     if git is None:
         return ""
     command = [git, "-C", str(Path(__file__).parent), *arguments]
-    # the words are this module's own
-    told = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603
+    told = subprocess.run(  # noqa: S603  (the words are this module's own)
+        command, check=False, capture_output=True, text=True
+    )
     return told.stdout.strip()
 
 

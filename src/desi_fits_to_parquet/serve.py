@@ -49,7 +49,7 @@ def serve_archive(folder: Path, bucket: str) -> Iterator[str]:
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         assert process.stdin is not None  # noqa: S101  (for the type checker)
-        assert process.stdout is not None  # noqa: S101
+        assert process.stdout is not None  # noqa: S101  (likewise)
         try:
             endpoint = process.stdout.readline().strip()
             if not endpoint:
@@ -77,7 +77,7 @@ def _request(method: str, endpoint: str, bucket: str, key: str, data: bytes | No
     # without a content type urllib sends that of a form, whose body the service takes apart
     headers = {"x-amz-acl": "public-read", "Content-Type": "binary/octet-stream"}
     request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310  (local)
-    with urllib.request.urlopen(request) as response:  # noqa: S310
+    with urllib.request.urlopen(request) as response:  # noqa: S310  (local)
         response.read()
 
 

@@ -805,7 +805,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             mask_form=given.mask_form,
             redrock_columns=given.redrock_columns,
         )
-        print(f"{done.n_targets} targets, {done.n_quasars} quasars in {done.folder}")  # noqa: T201
+        print(f"{done.n_targets} targets, {done.n_quasars} quasars in {done.folder}")  # noqa: T201  (too)
 
 
 if __name__ == "__main__":

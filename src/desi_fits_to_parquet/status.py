@@ -539,11 +539,13 @@ def main(arguments: Sequence[str]) -> int:
 
         results = Path(yaml.safe_load(Path("config/config.yaml").read_text())["results"])
     if not results.is_dir():
-        print(f"{results}: no such folder; name the results: make status RESULTS=...")  # noqa: T201
+        message = f"{results}: no such folder; name the results: make status RESULTS=..."
+        print(message)  # noqa: T201  (what a command line is for)
         return 2
     gc.disable()  # looking for garbage among the rows takes longer than reading a tenth of them
     try:
-        print("\n".join(summary_lines(summarize_results(results))), flush=True)  # noqa: T201
+        text = "\n".join(summary_lines(summarize_results(results)))
+        print(text, flush=True)  # noqa: T201  (its only output)
     except BrokenPipeError:  # `make status | head -1`
         sys.stdout = None
     return 0
