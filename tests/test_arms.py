@@ -38,7 +38,7 @@ def draw_arms(n: int = 3) -> tuple[list[Array], list[Array], list[Array]]:
 def read_arms(path: Path) -> tuple[list[Array], list[Array], list[Array], list[Array]]:
     """Wavelength, flux, ivar and mask of the arms of a coadd."""
     with open_fits(path) as fits:
-        return tuple(  # type: ignore[return-value]
+        return tuple(
             [read_image(fits, f"{camera}_{quantity}") for camera in CAMERAS]
             for quantity in ("WAVELENGTH", "FLUX", "IVAR", "MASK")
         )

@@ -24,8 +24,8 @@ from desi_fits_to_parquet.tile import Tile
 TILE = Tile("main", "dark", 10000)
 
 KEY_ID = "AKIAPROFILEKEYID0000"
-SECRET = "profile-secret-of-the-test"  # noqa: S105
-TOKEN = "profile-token-of-the-test"  # noqa: S105
+SECRET = "profile-secret-of-the-test"  # noqa: S105  (made up)
+TOKEN = "profile-token-of-the-test"  # noqa: S105  (made up)
 POISON = "poison"
 
 ENVIRONMENT = [

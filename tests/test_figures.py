@@ -80,7 +80,7 @@ def test_content_is_drawn_for_combined_and_for_separate_arms(tmp_path, prefixes)
         content_figures.draw_gallery,
     ):
         save_figure(lambda draw=draw: draw(sample), tmp_path / "figure.svg")
-        ET.parse(tmp_path / "figure.svg")  # noqa: S314
+        ET.parse(tmp_path / "figure.svg")  # noqa: S314  (our own figure)
 
 
 def test_content_without_photometry_is_drawn_all_the_same(tmp_path):

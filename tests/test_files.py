@@ -79,7 +79,7 @@ def test_job_log_is_json_lines_and_keeps_the_traceback_of_a_crash(tmp_path: Path
     with pytest.raises(ZeroDivisionError), job_log(path, "fuse_tile", "main-dark-7") as log:
         log.info("done", extra={"figures": {"n_rows": 3}})
         logging.getLogger("desi_fits_to_parquet.fuse").warning("odd")
-        1 / 0  # noqa: B018
+        1 / 0  # noqa: B018  (the crash)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["event"] for line in lines] == ["started", "done", "odd", "the job crashed"]
     assert lines[1]["figures"] == {"n_rows": 3}

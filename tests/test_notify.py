@@ -32,7 +32,7 @@ from desi_fits_to_parquet.outcomes import OUTCOMES
 from desi_fits_to_parquet.repair import read_markers
 from desi_fits_to_parquet.status import RUN_FILE, Run, Summary
 
-SECRET = "xoxb4711"  # noqa: S105
+SECRET = "xoxb4711"  # noqa: S105  (made up)
 NOTICE = Notice("info", "title", "body")
 
 

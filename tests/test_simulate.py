@@ -123,7 +123,7 @@ def test_tables_have_the_data_models_columns_types_and_units(folder: Path) -> No
     for file, extname in sorted({(c.file, c.extname) for c in load_columns()}):
         expected = []
         for column in load_columns(file, extname):
-            name, length = re.fullmatch(r"(\w+?)(?:\[(\d+)\])?", column.type).groups()  # type: ignore[union-attr]
+            name, length = re.fullmatch(r"(\w+?)(?:\[(\d+)\])?", column.type).groups()
             # SCND_TARGET is not everywhere in survey validation, but it is in the main survey
             if column.required or column.name in ("DESI_TARGET", "SCND_TARGET"):
                 expected.append((column.name, f"{length or ''}{letters[name]}", column.unit))
