@@ -160,7 +160,11 @@ def download_minutes(wildcards):
 
 def all_markers(wildcards):
     """The markers of all discovered tiles."""
-    tiles = list_tiles(checkpoints.discover_tiles.get().output.tiles)
+    listed = checkpoints.discover_tiles.get().output.tiles
+    try:
+        tiles = list_tiles(listed)
+    except ValueError as error:
+        raise WorkflowError(str(error))
     return [
         f"{RESULTS}/validated/{tile.survey}/{tile.program}/{tile.healpix}.json"
         for tile in tiles

@@ -134,6 +134,14 @@ def test_make_status_prints_all_that_the_view_shows(
     assert main([str(results / "nothing")]) == 2
 
 
+def test_broken_list_of_tiles_is_named_in_a_line(results: Path, capsys: pytest.CaptureFixture[str]):
+    (results / "tiles.csv").write_text("survey,program\nmain,dark\n")
+    assert main([str(results)]) == 2
+    told = capsys.readouterr().out
+    assert told.startswith(f"{results / 'tiles.csv'}: not a list of tiles of this version")
+    assert told.count("\n") == 1
+
+
 def test_empty_results_have_a_state(tmp_path: Path):
     text = "\n".join(summary_lines(summarize_results(tmp_path)))
     assert "none yet" in text
