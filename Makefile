@@ -30,11 +30,11 @@ $(VENV)/.slurm: requirements-slurm.lock $(VENV)/.installed
 	@touch $@
 
 demo: env  ## simulate a small archive, serve it on this machine and convert it
-	@$(BIN)/python -m desi_fits_to_parquet.demo
+	@$(BIN)/python -m desi_fits_to_parquet.simulate.demo
 
 # Without `env` before it: nothing is installed anew while a run goes on.
 status:  ## say how far a run is, also from another shell (RESULTS=folder if it is not results)
-	@$(BIN)/python -m desi_fits_to_parquet.status $(RESULTS)
+	@$(BIN)/python -m desi_fits_to_parquet.run.status $(RESULTS)
 
 test: env  ## run the whole test suite
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

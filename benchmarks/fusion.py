@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 
 from desi_fits_to_parquet.config import load_config
 from desi_fits_to_parquet.files import write_json
-from desi_fits_to_parquet.fuse import fuse_tile
-from desi_fits_to_parquet.simulate import simulate_tile
+from desi_fits_to_parquet.fuse.tile import fuse_tile
+from desi_fits_to_parquet.simulate.tile import simulate_tile
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.validate import validate_tile
 
@@ -51,7 +51,7 @@ GOALS: dict[str, tuple[str, Callable[[float], bool], str]] = {
 SPEED = """
 import json, sys, time
 from pathlib import Path
-from desi_fits_to_parquet.fuse import fuse_tile
+from desi_fits_to_parquet.fuse.tile import fuse_tile
 from desi_fits_to_parquet.tile import Tile
 settings, fits, out, tile = json.loads(sys.argv[1]), *map(Path, sys.argv[2:4]), sys.argv[4]
 survey, program, healpix = tile.split("-")
@@ -68,7 +68,7 @@ print(json.dumps(times))
 PEAK = """
 import json, sys
 from pathlib import Path
-from desi_fits_to_parquet.fuse import fuse_tile
+from desi_fits_to_parquet.fuse.tile import fuse_tile
 from desi_fits_to_parquet.tile import Tile
 settings, fits, out, tile = json.loads(sys.argv[1]), *map(Path, sys.argv[2:4]), sys.argv[4]
 survey, program, healpix = tile.split("-")
@@ -83,8 +83,8 @@ from snakemake import script
 from snakemake.logging import logger
 from pathlib import Path
 from desi_fits_to_parquet.files import write_json
-from desi_fits_to_parquet.fuse import fuse_tile
-from desi_fits_to_parquet.joblog import job_log
+from desi_fits_to_parquet.fuse.tile import fuse_tile
+from desi_fits_to_parquet.run.job_log import job_log
 from desi_fits_to_parquet.tile import Tile
 settings, fits, out, tile = json.loads(sys.argv[1]), *map(Path, sys.argv[2:4]), sys.argv[4]
 survey, program, healpix = tile.split("-")

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
-from desi_fits_to_parquet.repair import marker_path, parquet_folder
+from desi_fits_to_parquet.paths import marker_path, parquet_folder
 from desi_fits_to_parquet.tiles_csv import list_tiles
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -94,7 +94,7 @@ from pathlib import Path
 
 
 def build_report(tiles_csv, markers_folder, parquet_folder, report_folder, settings):
-    from desi_fits_to_parquet.report_files import PAGES, TABLES
+    from desi_fits_to_parquet.report.files import PAGES, TABLES
     report_folder.mkdir(exist_ok=True)
     for name in [*TABLES, *(page.file for page in PAGES)]:
         (report_folder / name).write_text("")

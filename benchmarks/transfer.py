@@ -141,7 +141,7 @@ def draw_tiles() -> dict[Tile, int]:
 
 def simulate(job: tuple[Tile, Path, int, float]) -> None:
     """Simulate a tile (in a process of its own)."""
-    from desi_fits_to_parquet.simulate import simulate_tile
+    from desi_fits_to_parquet.simulate.tile import simulate_tile
 
     tile, bucket, count, share = job
     folder = bucket / "healpix" / tile.folder
@@ -245,8 +245,8 @@ def warm_up(_: int) -> None:
     """Import what a job imports; slow enough that every process gets a share."""
     import h5py  # noqa: F401  (only to be loaded)
 
-    import desi_fits_to_parquet.download
-    import desi_fits_to_parquet.fuse  # noqa: F401  (only to be loaded)
+    import desi_fits_to_parquet.download.tile
+    import desi_fits_to_parquet.fuse.tile  # noqa: F401  (only to be loaded)
 
     time.sleep(0.2)
 
@@ -279,8 +279,8 @@ def run_mode(
 
 def convert(job: tuple[Tile, Sources, dict[str, Any], Path, bool]) -> dict[str, Any]:
     """Fetch a tile and convert it, in a worker; its FITS go away."""
-    from desi_fits_to_parquet.download import download_tile
-    from desi_fits_to_parquet.fuse import fuse_tile
+    from desi_fits_to_parquet.download.tile import download_tile
+    from desi_fits_to_parquet.fuse.tile import fuse_tile
 
     tile, sources, settings, folder, fuse = job
     fits, parquet = folder / "fits" / tile.name, folder / "parquet" / tile.name

@@ -26,18 +26,18 @@ os.environ.update(PYTHONPATH=SOURCE)
 # A job computes on one core; starting BLAS's pool of threads would double its CPU time.
 os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
 
-from desi_fits_to_parquet.archive import ArchiveUnreachable
+from desi_fits_to_parquet.archive.errors import ArchiveUnreachable
 from desi_fits_to_parquet.columns import kinds_used
 from desi_fits_to_parquet.config import ConfigError, check_config
-from desi_fits_to_parquet.credentials import clear_environment
+from desi_fits_to_parquet.archive.credentials import clear_environment
 from desi_fits_to_parquet.discover import probe_archive
-from desi_fits_to_parquet.lock import RunningElsewhere, hold_lock
-from desi_fits_to_parquet.notify import NotifyError, read_addresses
-from desi_fits_to_parquet.progress import TILE_RULES, watch_run
-from desi_fits_to_parquet.report_files import PAGES, TABLES
-from desi_fits_to_parquet.repair import remove_leftovers
-from desi_fits_to_parquet.scheduling import choose_followers_too
-from desi_fits_to_parquet.space import LOW_NOTE
+from desi_fits_to_parquet.run.lock import RunningElsewhere, hold_lock
+from desi_fits_to_parquet.run.notify import NotifyError, read_addresses
+from desi_fits_to_parquet.run.watch import TILE_RULES, watch_run
+from desi_fits_to_parquet.report.files import PAGES, TABLES
+from desi_fits_to_parquet.run.repair import remove_leftovers
+from desi_fits_to_parquet.run.scheduling import choose_followers_too
+from desi_fits_to_parquet.paths import LOW_NOTE
 from desi_fits_to_parquet.tile import PROGRAMS, SURVEYS, Tile
 from desi_fits_to_parquet.tiles_csv import list_tiles, pack_sources, read_sources
 

@@ -3,11 +3,10 @@
 import sys
 from pathlib import Path
 
-from desi_fits_to_parquet.archive import ArchiveUnreachable
-from desi_fits_to_parquet.archive_benchmark import benchmark_archive, benchmark_text
-from desi_fits_to_parquet.discover import NothingFound
+from desi_fits_to_parquet.archive.benchmark import benchmark_archive, benchmark_text
+from desi_fits_to_parquet.archive.errors import ArchiveUnreachable, NothingFound
 from desi_fits_to_parquet.files import write_json
-from desi_fits_to_parquet.joblog import job_log
+from desi_fits_to_parquet.run.job_log import job_log
 
 
 def main(snakemake):

@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from desi_fits_to_parquet.archive import ArchiveUnreachable
-from desi_fits_to_parquet.discover import NothingFound, discover_tiles
-from desi_fits_to_parquet.joblog import job_log
+from desi_fits_to_parquet.archive.errors import ArchiveUnreachable, NothingFound
+from desi_fits_to_parquet.discover import discover_tiles
+from desi_fits_to_parquet.run.job_log import job_log
 
 
 def main(snakemake):

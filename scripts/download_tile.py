@@ -4,10 +4,11 @@ import shutil
 import sys
 from pathlib import Path
 
-from desi_fits_to_parquet.download import download_tile
-from desi_fits_to_parquet.joblog import job_log
-from desi_fits_to_parquet.lock import join_run
-from desi_fits_to_parquet.space import LOW_NOTE, DiskLow, check_space, needed_bytes
+from desi_fits_to_parquet.download.space import DiskLow, check_space, needed_bytes
+from desi_fits_to_parquet.download.tile import download_tile
+from desi_fits_to_parquet.paths import LOW_NOTE
+from desi_fits_to_parquet.run.job_log import job_log
+from desi_fits_to_parquet.run.lock import join_run
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.tiles_csv import unpack_sources
 

@@ -4,10 +4,11 @@ import shutil
 from pathlib import Path
 
 from desi_fits_to_parquet.files import write_json
-from desi_fits_to_parquet.fuse import fuse_tile
-from desi_fits_to_parquet.joblog import job_log
-from desi_fits_to_parquet.lock import join_run
-from desi_fits_to_parquet.tile import FUSE_RECORD, Tile
+from desi_fits_to_parquet.fuse.tile import fuse_tile
+from desi_fits_to_parquet.paths import FUSE_RECORD
+from desi_fits_to_parquet.run.job_log import job_log
+from desi_fits_to_parquet.run.lock import join_run
+from desi_fits_to_parquet.tile import Tile
 
 
 def main(snakemake):

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from desi_fits_to_parquet.joblog import job_log
-from desi_fits_to_parquet.report import build_report
+from desi_fits_to_parquet.report.build import build_report
+from desi_fits_to_parquet.run.job_log import job_log
 
 
 def main(snakemake):

@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
-from desi_fits_to_parquet.archive import ArchiveUnreachable
+from desi_fits_to_parquet.archive.errors import ArchiveUnreachable
 from desi_fits_to_parquet.discover import relist_tiles
-from desi_fits_to_parquet.joblog import job_log
-from desi_fits_to_parquet.repair import clear_tile, find_failed
+from desi_fits_to_parquet.run.job_log import job_log
+from desi_fits_to_parquet.run.repair import clear_tile, find_failed
 
 
 def main(snakemake):

@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from desi_fits_to_parquet.joblog import job_log
-from desi_fits_to_parquet.repair import clear_tile, find_damaged
+from desi_fits_to_parquet.run.job_log import job_log
+from desi_fits_to_parquet.run.repair import clear_tile, find_damaged
 
 
 def main(snakemake):

@@ -17,8 +17,8 @@ from fault_server import serve
 from simulated_archive import list_sources, read_objects
 
 from desi_fits_to_parquet.config import load_config
-from desi_fits_to_parquet.download import download_tile
-from desi_fits_to_parquet.fuse import fuse_tile
+from desi_fits_to_parquet.download.tile import download_tile
+from desi_fits_to_parquet.fuse.tile import fuse_tile
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.validate import validate_tile
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from astropy.io import fits as astropy_fits
 
-from desi_fits_to_parquet.fuse import fuse_tile
-from desi_fits_to_parquet.simulate import simulate_tile
+from desi_fits_to_parquet.fuse.tile import fuse_tile
+from desi_fits_to_parquet.simulate.tile import simulate_tile
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.validate import validate_tile
 

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from conftest import REPOSITORY
 
-from desi_fits_to_parquet.repair import clear_tile, marker_tile, parquet_folder
-from desi_fits_to_parquet.repair import read_markers as markers_of
-from desi_fits_to_parquet.simulate import simulate_tile
+from desi_fits_to_parquet.paths import marker_tile, parquet_folder
+from desi_fits_to_parquet.run.markers import read_markers as markers_of
+from desi_fits_to_parquet.run.repair import clear_tile
+from desi_fits_to_parquet.simulate.tile import simulate_tile
 from desi_fits_to_parquet.tile import Tile
 
 PREFIX = "dr1/spectro/redux/iron"

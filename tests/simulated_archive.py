@@ -6,8 +6,8 @@ from typing import Any
 
 from fault_server import etag
 
-from desi_fits_to_parquet.archive import sort_by_kind
-from desi_fits_to_parquet.simulate import simulate_tile
+from desi_fits_to_parquet.archive.keys import sort_by_kind
+from desi_fits_to_parquet.simulate.tile import simulate_tile
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.tiles_csv import Source, Sources
 

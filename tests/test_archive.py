@@ -11,18 +11,16 @@ import numpy as np
 import pytest
 from fault_server import Service, etag, serve
 
-from desi_fits_to_parquet import archive as archive_module
-from desi_fits_to_parquet.archive import (
-    Link,
+from desi_fits_to_parquet.archive import link as archive_module
+from desi_fits_to_parquet.archive.errors import (
     RangeIgnored,
     SourceChanged,
     SourceMissing,
-    TokenBucket,
     Unreachable,
-    Window,
-    archive_address,
-    sort_by_kind,
 )
+from desi_fits_to_parquet.archive.keys import archive_address, sort_by_kind
+from desi_fits_to_parquet.archive.link import Link
+from desi_fits_to_parquet.archive.pace import TokenBucket, Window
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.tiles_csv import Source
 

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 from fault_server import Service, serve
 
-from desi_fits_to_parquet.archive import ArchiveUnreachable
-from desi_fits_to_parquet.archive_benchmark import benchmark_archive, benchmark_text, propose
-from desi_fits_to_parquet.discover import NothingFound
+from desi_fits_to_parquet.archive.benchmark import benchmark_archive, benchmark_text, propose
+from desi_fits_to_parquet.archive.errors import ArchiveUnreachable, NothingFound
 
 KEY = "dr1/spectro/redux/iron/healpix/main/dark/100/{0}/coadd-main-dark-{0}.fits"
 

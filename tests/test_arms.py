@@ -10,8 +10,9 @@ import numpy.typing as npt
 import pytest
 from fusion_tiles import TILE, write_tile
 
-from desi_fits_to_parquet.arms import CAMERAS, combine, cut_range, drop_masked, join_grids
-from desi_fits_to_parquet.fits import open_fits, read_image
+from desi_fits_to_parquet.formats.fits import open_fits
+from desi_fits_to_parquet.formats.fits_images import read_image
+from desi_fits_to_parquet.record.arms import CAMERAS, combine, cut_range, drop_masked, join_grids
 
 Array = npt.NDArray[Any]
 

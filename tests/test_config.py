@@ -7,7 +7,7 @@ import yaml
 from conftest import REPOSITORY
 
 from desi_fits_to_parquet.config import ConfigError, check_config, load_config
-from desi_fits_to_parquet.selection import ZWARN_BITS
+from desi_fits_to_parquet.record.selection import ZWARN_BITS
 from desi_fits_to_parquet.tile import N_HEALPIX, PROGRAMS, SURVEYS
 
 SCHEMA_PATH = REPOSITORY / "config/schema.yaml"

@@ -14,11 +14,12 @@ from fault_server import Service, serve
 from running import checkout
 from simulated_archive import list_sources, simulate_objects
 
-from desi_fits_to_parquet.archive import ArchiveUnreachable, Link, Unreachable
+from desi_fits_to_parquet.archive.credentials import NoCredentials
+from desi_fits_to_parquet.archive.errors import ArchiveUnreachable, Unreachable
+from desi_fits_to_parquet.archive.link import Link
 from desi_fits_to_parquet.config import ConfigError, load_config
-from desi_fits_to_parquet.credentials import NoCredentials
 from desi_fits_to_parquet.discover import probe_archive
-from desi_fits_to_parquet.download import download_tile
+from desi_fits_to_parquet.download.tile import download_tile
 from desi_fits_to_parquet.tile import Tile
 
 TILE = Tile("main", "dark", 10000)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from fault_server import Service, serve
 
-from desi_fits_to_parquet.archive import ArchiveUnreachable
-from desi_fits_to_parquet.discover import NothingFound, discover_tiles, parse_key
+from desi_fits_to_parquet.archive.errors import ArchiveUnreachable, NothingFound
+from desi_fits_to_parquet.archive.keys import parse_key
+from desi_fits_to_parquet.discover import discover_tiles
 from desi_fits_to_parquet.tile import FILE_KINDS, Tile
 from desi_fits_to_parquet.tiles_csv import Sources, read_pixels, read_tiles
 

@@ -14,16 +14,16 @@ from conftest import REPOSITORY
 from fault_server import Asked, Service, etag, serve
 from simulated_archive import ROOT, checksum_list, key_of, list_sources, simulate_objects
 
-from desi_fits_to_parquet import archive as archive_module
+from desi_fits_to_parquet.archive import link as archive_module
 from desi_fits_to_parquet.config import load_config
-from desi_fits_to_parquet.download import download_tile
+from desi_fits_to_parquet.download.tile import download_tile
+from desi_fits_to_parquet.download.whole import find_wrong_sum, parse_checksums
 from desi_fits_to_parquet.files import read_json
-from desi_fits_to_parquet.fits import open_fits
+from desi_fits_to_parquet.formats.fits import open_fits
 from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES
-from desi_fits_to_parquet.selection import select_targets
+from desi_fits_to_parquet.record.selection import select_targets
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.tiles_csv import Source
-from desi_fits_to_parquet.whole import find_wrong_sum, parse_checksums
 
 TILE = Tile("main", "dark", 10000)
 MODES = ("files", "rows")
@@ -235,7 +235,7 @@ def test_a_required_file_that_vanished_is_missing_and_an_optional_one_is_not_mis
 def test_a_listing_that_fails_after_a_change_is_unreachable_not_missing(
     fetch: Fetch, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from desi_fits_to_parquet import listing
+    from desi_fits_to_parquet.archive import listing
 
     monkeypatch.setattr(listing, "PAGE_TRIES", 1)
     service.choose = lambda asked: {"coadd": "changed", "list": "html"}.get(asked.kind)

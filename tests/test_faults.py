@@ -20,11 +20,12 @@ from fusion_tiles import different_columns
 from running import Work, checkout
 from simulated_archive import key_of, list_sources, simulate_objects
 
-from desi_fits_to_parquet import archive as archive_module
+from desi_fits_to_parquet.archive import link as archive_module
 from desi_fits_to_parquet.config import load_config
-from desi_fits_to_parquet.download import download_tile
-from desi_fits_to_parquet.fuse import fuse_tile, parquet_path
+from desi_fits_to_parquet.download.tile import download_tile
+from desi_fits_to_parquet.fuse.tile import fuse_tile
 from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES, OUTCOMES
+from desi_fits_to_parquet.paths import parquet_path
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.validate import validate_tile
 

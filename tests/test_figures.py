@@ -12,15 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 from report_markers import SETTINGS, marker
 
-from desi_fits_to_parquet import content_figures, figures
-from desi_fits_to_parquet.figure_style import byte_unit, format_bytes, save_figure, styled
-from desi_fits_to_parquet.html_tables import html_page, plain_table, search_table
 from desi_fits_to_parquet.outcomes import OUTCOMES
-from desi_fits_to_parquet.report_pages import outcomes_page, provenance_page
-from desi_fits_to_parquet.sky_maps import draw_sky_outcomes, draw_sky_targets, mollweide
-from desi_fits_to_parquet.spectra_sample import choose_gallery, read_sample, read_spectrum
+from desi_fits_to_parquet.report import content as content_figures
+from desi_fits_to_parquet.report import figures
+from desi_fits_to_parquet.report.html import html_page, plain_table, search_table
+from desi_fits_to_parquet.report.outliers import tiles_worth_a_look
+from desi_fits_to_parquet.report.pages import outcomes_page, provenance_page
+from desi_fits_to_parquet.report.sample import choose_gallery, read_sample, read_spectrum
+from desi_fits_to_parquet.report.sky import draw_sky_outcomes, draw_sky_targets, mollweide
+from desi_fits_to_parquet.report.style import byte_unit, format_bytes, save_figure, styled
 from desi_fits_to_parquet.tile import Tile
-from desi_fits_to_parquet.worth_a_look import tiles_worth_a_look
 
 TILES = [Tile("main", "dark", 10_000 + i) for i in range(3)]
 

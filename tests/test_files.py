@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from desi_fits_to_parquet.files import atomic_path, read_json, write_atomically, write_json
-from desi_fits_to_parquet.joblog import job_log
-from desi_fits_to_parquet.lock import RunningElsewhere, hold_lock
 from desi_fits_to_parquet.outcomes import BadTile
+from desi_fits_to_parquet.run.job_log import job_log
+from desi_fits_to_parquet.run.lock import RunningElsewhere, hold_lock
 from desi_fits_to_parquet.tile import FILE_KINDS, Tile
 from desi_fits_to_parquet.tiles_csv import (
     Source,
@@ -54,7 +54,7 @@ def test_json_refuses_nan_and_names_a_broken_file(tmp_path: Path):
 
 HOLD = """
 import sys
-from desi_fits_to_parquet.lock import hold_lock
+from desi_fits_to_parquet.run.lock import hold_lock
 hold_lock(sys.argv[1])
 print("held", flush=True)
 sys.stdin.read()

@@ -11,14 +11,25 @@ from astropy.io import fits as astropy_fits
 from hypothesis import given
 from hypothesis import strategies as st
 
-from desi_fits_to_parquet import fits
+from desi_fits_to_parquet.formats.fits import Fits, open_fits, read_fits
+from desi_fits_to_parquet.formats.fits_header import (
+    BLOCK,
+    CARD,
+    change_cards,
+    format_card,
+    parse_header,
+)
+from desi_fits_to_parquet.formats.fits_images import image_shape, inflate, read_image
+from desi_fits_to_parquet.formats.fits_sums import verify_datasum
+from desi_fits_to_parquet.formats.fits_tables import read_table
+from desi_fits_to_parquet.formats.fits_write import write_hdu
 from desi_fits_to_parquet.outcomes import BadTile
 
 MASK = np.random.default_rng(1).integers(0, 3, (6, 40)).astype("i4")
 
 
-def opened(data: bytes, source: str = "coadd.fits", **options: int) -> fits.Fits:
-    return fits.read_fits(lambda start, length: data[start : start + length], len(data), source,
+def opened(data: bytes, source: str = "coadd.fits", **options: int) -> Fits:
+    return read_fits(lambda start, length: data[start : start + length], len(data), source,
                           **options)  # fmt: skip
 
 
@@ -51,18 +62,18 @@ def test_structure_values_and_checksums_of_real_files_agree_with_astropy(real_da
     paths = sorted(real_data.rglob("*.fits"))
     assert paths
     for path in paths:
-        with fits.open_fits(path) as ours, astropy_fits.open(path) as theirs:
+        with open_fits(path) as ours, astropy_fits.open(path) as theirs:
             assert list(ours.hdus) == [hdu.name for hdu in theirs]
             for hdu in theirs:
                 mine = ours.hdus[hdu.name]
                 assert mine.data_start == hdu.fileinfo()["datLoc"]
-                assert fits.verify_datasum(ours, hdu.name) in (True, None)
+                assert verify_datasum(ours, hdu.name) in (True, None)
                 for key, value in mine.header.items():
                     assert hdu.header[key] == value, key
                 if isinstance(hdu, astropy_fits.BinTableHDU):
-                    check_table(fits.read_table(ours, hdu.name), hdu)
+                    check_table(read_table(ours, hdu.name), hdu)
                 elif hdu.data is not None:
-                    np.testing.assert_array_equal(fits.read_image(ours, hdu.name), hdu.data)
+                    np.testing.assert_array_equal(read_image(ours, hdu.name), hdu.data)
 
 
 def check_table(table: dict[str, np.ndarray], hdu: astropy_fits.BinTableHDU) -> None:
@@ -77,9 +88,9 @@ def check_table(table: dict[str, np.ndarray], hdu: astropy_fits.BinTableHDU) -> 
 
 def test_every_column_type_and_unsigned_integer_is_read_as_astropy_reads_it(table_hdu):
     data = file_bytes(table_hdu)
-    check_table(fits.read_table(opened(data), "T"), table_hdu)
+    check_table(read_table(opened(data), "T"), table_hdu)
     with astropy_fits.open(io.BytesIO(data)) as theirs:
-        check_table(fits.read_table(opened(data), "T"), theirs["T"])
+        check_table(read_table(opened(data), "T"), theirs["T"])
 
 
 @pytest.mark.parametrize("compression", [None, "GZIP_1", "GZIP_2", "RICE_1"])
@@ -93,9 +104,9 @@ def test_mask_rows_are_the_same_in_every_form_of_image(compression, unsigned):
     )
     ours = opened(file_bytes(hdu))
     rows = np.array([4, 5, 0, 2])
-    assert fits.image_shape(ours, "B_MASK") == mask.shape
-    np.testing.assert_array_equal(fits.read_image(ours, "B_MASK", rows), mask[rows])
-    np.testing.assert_array_equal(fits.read_image(ours, "B_MASK"), mask)
+    assert image_shape(ours, "B_MASK") == mask.shape
+    np.testing.assert_array_equal(read_image(ours, "B_MASK", rows), mask[rows])
+    np.testing.assert_array_equal(read_image(ours, "B_MASK"), mask)
 
 
 def test_neighbouring_rows_are_read_with_one_request():
@@ -106,9 +117,9 @@ def test_neighbouring_rows_are_read_with_one_request():
         requests.append((start, length))
         return data[start : start + length]
 
-    ours = fits.read_fits(read_at, len(data), "coadd.fits")
+    ours = read_fits(read_at, len(data), "coadd.fits")
     requests.clear()
-    fits.read_image(ours, "B_MASK", np.array([0, 1, 2, 4]))
+    read_image(ours, "B_MASK", np.array([0, 1, 2, 4]))
     assert [length for _, length in requests] == [3 * 160, 160]
 
 
@@ -126,32 +137,32 @@ def test_header_longer_than_what_is_read_ahead_is_read_to_its_end():
     .filter(lambda text: not text.endswith("&"))
 )
 def test_any_string_survives_in_a_card_for_us_and_for_astropy(text):
-    cards = fits.format_card("SOURCE", text)
-    assert len(cards) % fits.CARD == 0
-    assert fits.parse_header(cards).get("SOURCE") == text
+    cards = format_card("SOURCE", text)
+    assert len(cards) % CARD == 0
+    assert parse_header(cards).get("SOURCE") == text
     assert astropy_fits.Header.fromstring(cards.decode())["SOURCE"] == text
 
 
 @pytest.mark.parametrize("value", [True, False, 0, -7, 2**40, 1.5, -1e-30, 3e200])
 def test_any_number_survives_in_a_card_for_us_and_for_astropy(value):
-    card = fits.format_card("VALUE", value, "what it is")
-    assert fits.parse_header(card)["VALUE"] == value
+    card = format_card("VALUE", value, "what it is")
+    assert parse_header(card)["VALUE"] == value
     assert astropy_fits.Header.fromstring(card.decode())["VALUE"] == value
 
 
 def test_changed_header_keeps_all_other_cards_as_they_were(real_data: Path):
     path = next(real_data.rglob("coadd-*.fits"))
-    with fits.open_fits(path) as ours:
+    with open_fits(path) as ours:
         cards = ours.hdus["PRIMARY"].cards
-    changed = fits.change_cards(cards, {"DEPVER21": None, "SURVEY": "main", "NEW": 5})
-    header = fits.parse_header(changed)
+    changed = change_cards(cards, {"DEPVER21": None, "SURVEY": "main", "NEW": 5})
+    header = parse_header(changed)
     assert header["SURVEY"] == "main"
     assert header["NEW"] == 5
-    before = fits.parse_header(cards)
+    before = parse_header(cards)
     assert {k: v for k, v in header.items() if k not in ("SURVEY", "NEW")} == {
         k: v for k, v in before.items() if k not in ("SURVEY", "DEPVER21")
     }
-    assert len(changed) == len(cards) - 2 * fits.CARD + fits.CARD  # DEPVER21 goes on in CONTINUE
+    assert len(changed) == len(cards) - 2 * CARD + CARD  # DEPVER21 goes on in CONTINUE
 
 
 @given(st.lists(st.binary(max_size=40).map(lambda b: b[: len(b) // 4 * 4]), max_size=5))
@@ -159,32 +170,32 @@ def test_written_hdu_passes_astropys_checksums(chunks):
     size = sum(map(len, chunks))
     cards = b"".join(
         [
-            fits.format_card("XTENSION", "IMAGE"),
-            fits.format_card("BITPIX", 8),
-            fits.format_card("NAXIS", 1),
-            fits.format_card("NAXIS1", size),
-            fits.format_card("PCOUNT", 0),
-            fits.format_card("GCOUNT", 1),
-            fits.format_card("EXTNAME", "DATA"),
+            format_card("XTENSION", "IMAGE"),
+            format_card("BITPIX", 8),
+            format_card("NAXIS", 1),
+            format_card("NAXIS1", size),
+            format_card("PCOUNT", 0),
+            format_card("GCOUNT", 1),
+            format_card("EXTNAME", "DATA"),
         ]
     )
     stream = io.BytesIO(file_bytes())
     stream.seek(0, io.SEEK_END)
-    fits.write_hdu(stream, cards, chunks)
+    write_hdu(stream, cards, chunks)
     data = stream.getvalue()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with astropy_fits.open(io.BytesIO(data), checksum=True) as theirs:
             found = theirs["DATA"].data
             assert (b"" if found is None else found.tobytes()) == b"".join(chunks)
-    assert fits.verify_datasum(opened(data), "DATA") is True
+    assert verify_datasum(opened(data), "DATA") is True
 
 
 def test_flipped_bit_in_the_data_is_seen_by_datasum(table_hdu):
     data = bytearray(file_bytes(table_hdu))
     hdu = opened(bytes(data)).hdus["T"]
     data[hdu.data_start + 3] ^= 4
-    assert fits.verify_datasum(opened(bytes(data)), "T") is False
+    assert verify_datasum(opened(bytes(data)), "T") is False
 
 
 def image() -> bytes:
@@ -193,8 +204,8 @@ def image() -> bytes:
 
 def damaged_card(key: bytes, card: bytes) -> bytes:
     data = image()
-    start = data.index(key.ljust(8) + b"=", fits.BLOCK)
-    return data[:start] + card.ljust(fits.CARD) + data[start + fits.CARD :]
+    start = data.index(key.ljust(8) + b"=", BLOCK)
+    return data[:start] + card.ljust(CARD) + data[start + CARD :]
 
 
 @pytest.mark.parametrize(
@@ -202,12 +213,12 @@ def damaged_card(key: bytes, card: bytes) -> bytes:
     [
         (b"", "empty"),
         (b"<html>not here</html>", "not FITS"),
-        (image()[: fits.BLOCK - 100], "cut short"),
-        (image()[: fits.BLOCK + 500], "cut short"),
-        (image()[: -fits.BLOCK], "HDU B_MASK needs 6720 bytes, the file has 5760: it is cut short"),
-        (image() + b"x" * fits.BLOCK, "no HDU at byte 8640"),
-        (image() + b"XTENSION= 'IMAGE   '".ljust(fits.BLOCK), "no END: the file is cut short"),
-        (image() + image()[fits.BLOCK :], "two HDUs are called B_MASK"),
+        (image()[: BLOCK - 100], "cut short"),
+        (image()[: BLOCK + 500], "cut short"),
+        (image()[:-BLOCK], "HDU B_MASK needs 6720 bytes, the file has 5760: it is cut short"),
+        (image() + b"x" * BLOCK, "no HDU at byte 8640"),
+        (image() + b"XTENSION= 'IMAGE   '".ljust(BLOCK), "no END: the file is cut short"),
+        (image() + image()[BLOCK:], "two HDUs are called B_MASK"),
         (damaged_card(b"NAXIS2", b"NAXIS2  = 1000000000000"), "cut short"),
         (damaged_card(b"NAXIS2", b"NAXIS2  = -1"), "NAXIS2 is -1"),
         (damaged_card(b"NAXIS2", b"NAXIS2  = 'six'"), "NAXIS2 is 'six'"),
@@ -225,15 +236,15 @@ def test_broken_structure_is_corrupt_source_with_file_and_cause(data, sentence):
 def test_missing_hdu_column_and_row_are_named(table_hdu):
     ours = opened(file_bytes(table_hdu, astropy_fits.ImageHDU(MASK, name="B_MASK")))
     with pytest.raises(BadTile, match="HDU FIBERMAP is missing"):
-        fits.read_table(ours, "FIBERMAP")
+        read_table(ours, "FIBERMAP")
     with pytest.raises(BadTile, match="HDU T has no column OBJTYPE"):
-        fits.read_table(ours, "T", ["TARGETID", "OBJTYPE"])
+        read_table(ours, "T", ["TARGETID", "OBJTYPE"])
     with pytest.raises(BadTile, match="HDU B_MASK is not a binary table"):
-        fits.read_table(ours, "B_MASK")
+        read_table(ours, "B_MASK")
     with pytest.raises(BadTile, match="HDU T is not an image"):
-        fits.read_image(ours, "T")
+        read_image(ours, "T")
     with pytest.raises(BadTile, match="has no row 6"):
-        fits.read_image(ours, "B_MASK", np.array([6]))
+        read_image(ours, "B_MASK", np.array([6]))
 
 
 def test_compressed_row_that_unpacks_to_more_is_refused():
@@ -241,7 +252,7 @@ def test_compressed_row_that_unpacks_to_more_is_refused():
     with gzip.GzipFile(fileobj=bomb, mode="wb") as stream:
         stream.write(b"\0" * 10_000_000)
     with pytest.raises(BadTile, match="another size than 160 bytes"):
-        fits.inflate(bomb.getvalue(), 160, "coadd.fits", "HDU B_MASK, row 0")
+        inflate(bomb.getvalue(), 160, "coadd.fits", "HDU B_MASK, row 0")
 
 
 def test_compressed_row_outside_the_heap_is_refused():
@@ -251,4 +262,4 @@ def test_compressed_row_outside_the_heap_is_refused():
     hdu = opened(bytes(data)).hdus["B_MASK"]
     data[hdu.data_start + 4 : hdu.data_start + 8] = (10**9).to_bytes(4, "big")
     with pytest.raises(BadTile, match="row 0: its compressed tile is empty or outside the heap"):
-        fits.read_image(opened(bytes(data)), "B_MASK")
+        read_image(opened(bytes(data)), "B_MASK")

@@ -29,9 +29,9 @@ from fusion_tiles import (
     write_tile,
 )
 
-from desi_fits_to_parquet.fuse import fuse_tile
-from desi_fits_to_parquet.schema import record_fields
-from desi_fits_to_parquet.selection import select_targets
+from desi_fits_to_parquet.fuse.tile import fuse_tile
+from desi_fits_to_parquet.record.schema import record_fields
+from desi_fits_to_parquet.record.selection import select_targets
 from desi_fits_to_parquet.tile import Tile
 
 Settings = dict[str, Any]
@@ -298,7 +298,7 @@ def test_real_files_do_not_convert(real_data: Path, tmp_path: Path, settings: Se
 
 
 def test_real_best_fits_do_not_convert(real_data: Path) -> None:
-    from desi_fits_to_parquet.record import open_details, read_best_fits, read_scans
+    from desi_fits_to_parquet.record.tables import open_details, read_best_fits, read_scans
 
     path = real_data / "redrock-details/rrdetails-0-100-thru20210505.h5"
     targets = np.array([39633393167633604, 1, 616094145466860255])
@@ -564,7 +564,7 @@ def test_a_fusion_job_imports_what_it_need_not(
 ) -> None:
     code = (
         "import json, sys; from pathlib import Path;"
-        "from desi_fits_to_parquet.fuse import fuse_tile;"
+        "from desi_fits_to_parquet.fuse.tile import fuse_tile;"
         "from desi_fits_to_parquet.tile import Tile;"
         "s, f, o = sys.argv[1:];"
         "fuse_tile(Tile('main', 'dark', 10000), Path(f), Path(o), json.loads(s));"
@@ -583,7 +583,7 @@ def test_memory_grows_with_the_tile(tmp_path: Path, settings: Settings) -> None:
     everyone = changed(settings, selection={"spectypes": ["QSO", "GALAXY", "STAR"], "zwarn": None})
     code = (
         "import json, sys; from pathlib import Path;"
-        "from desi_fits_to_parquet.fuse import fuse_tile;"
+        "from desi_fits_to_parquet.fuse.tile import fuse_tile;"
         "from desi_fits_to_parquet.tile import Tile;"
         "s, f, o = sys.argv[1:];"
         "r = fuse_tile(Tile('main', 'dark', 10000), Path(f), Path(o), json.loads(s));"
@@ -614,7 +614,7 @@ def test_parquet_folder_of_a_job_that_was_killed_has_no_name_yet(
             (folder / "half.parquet").write_bytes(b"PAR1")
         raise SystemExit(9)
 
-    module = {"fuse_tile": "fuse", "write_json": "files"}[killed_in]
+    module = {"fuse_tile": "fuse.tile", "write_json": "files"}[killed_in]
     fits, parquet = tmp_path / "fits", tmp_path / "parquet"
     (fits / "parquet").mkdir(parents=True)
     (fits / "parquet/half.parquet").write_bytes(b"PAR1")  # of a job that was killed before

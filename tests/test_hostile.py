@@ -15,10 +15,10 @@ from hostile_files import FITS, HDF5, SCANS
 from running import Work, checkout
 from simulated_archive import ROOT, key_of, list_sources, simulate_objects
 
-from desi_fits_to_parquet.archive import Link
+from desi_fits_to_parquet.archive.link import Link
 from desi_fits_to_parquet.config import ConfigError, load_config
-from desi_fits_to_parquet.simulate import simulate_tile
-from desi_fits_to_parquet.whole import fetch_checksums
+from desi_fits_to_parquet.download.whole import fetch_checksums
+from desi_fits_to_parquet.simulate.tile import simulate_tile
 
 MEMORY_MB = 600
 """What the conversion of a tiny tile may take; the bombs would take gigabytes."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 from running import BUCKET, Work, checkout, write_tile
 
-from desi_fits_to_parquet.serve import serve_archive
+from desi_fits_to_parquet.simulate.serve import serve_archive
 from desi_fits_to_parquet.tile import Tile
 
 TILES = [Tile("main", "dark", 100 + i) for i in range(8)]

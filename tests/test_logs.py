@@ -10,8 +10,8 @@ import pytest
 from conftest import REPOSITORY
 from report_markers import marker
 
-from desi_fits_to_parquet.joblog import job_log
 from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES
+from desi_fits_to_parquet.run.job_log import job_log
 from desi_fits_to_parquet.tile import Tile
 
 TEXT = (REPOSITORY / "docs/logs.md").read_text()

@@ -17,7 +17,9 @@ from fault_server import serve
 from running import checkout
 
 from desi_fits_to_parquet.files import read_json
-from desi_fits_to_parquet.notify import (
+from desi_fits_to_parquet.outcomes import OUTCOMES
+from desi_fits_to_parquet.run.markers import read_markers
+from desi_fits_to_parquet.run.notify import (
     VARIABLE,
     Notice,
     NotifyError,
@@ -28,9 +30,7 @@ from desi_fits_to_parquet.notify import (
     read_addresses,
     send_notice,
 )
-from desi_fits_to_parquet.outcomes import OUTCOMES
-from desi_fits_to_parquet.repair import read_markers
-from desi_fits_to_parquet.status import RUN_FILE, Run, Summary
+from desi_fits_to_parquet.run.summary import RUN_FILE, Run, Summary
 
 SECRET = "xoxb4711"  # noqa: S105  (made up)
 NOTICE = Notice("info", "title", "body")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from desi_fits_to_parquet.plan import MAX_REQUEST_BYTES, Cost, plan_requests, split_ranges
+from desi_fits_to_parquet.archive.plan import MAX_REQUEST_BYTES, Cost, plan_requests, split_ranges
 
 ROW = 11_004
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from desi_fits_to_parquet.precision import bound, round_flux, round_ivar
+from desi_fits_to_parquet.record.precision import bound, round_flux, round_ivar
 
 F32 = npt.NDArray[np.float32]
 any_flux = st.floats(width=32, allow_nan=False, allow_infinity=False)

@@ -13,7 +13,7 @@ import pytest
 from astropy.table import Table
 from fusion_tiles import changed, converted, write_tile
 
-from desi_fits_to_parquet.parquet import ROW_GROUP
+from desi_fits_to_parquet.fuse.parquet import ROW_GROUP
 from desi_fits_to_parquet.readers import read_astropy
 from desi_fits_to_parquet.tile import Tile
 

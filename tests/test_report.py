@@ -13,10 +13,10 @@ import pytest
 from report_markers import SETTINGS, marker, write_run
 
 from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES, OUTCOMES
-from desi_fits_to_parquet.report import build_report
-from desi_fits_to_parquet.report_files import PAGES, TABLES
-from desi_fits_to_parquet.report_landing import landing_text
-from desi_fits_to_parquet.report_tables import SUMMED, read_markers, summarize, write_tiles
+from desi_fits_to_parquet.report.build import build_report
+from desi_fits_to_parquet.report.files import PAGES, TABLES
+from desi_fits_to_parquet.report.landing import landing_text
+from desi_fits_to_parquet.report.tables import SUMMED, read_markers, summarize, write_tiles
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.tiles_csv import read_tiles
 

@@ -20,13 +20,15 @@ from simulated_archive import (
     simulate_objects,
 )
 
-from desi_fits_to_parquet import archive as archive_module
-from desi_fits_to_parquet.archive import Link
-from desi_fits_to_parquet.coadd_rows import predict_headers
-from desi_fits_to_parquet.download import download_tile
-from desi_fits_to_parquet.fits import open_fits, read_image, read_table
-from desi_fits_to_parquet.fuse import fuse_tile
-from desi_fits_to_parquet.remote import RemoteFile
+from desi_fits_to_parquet.archive import link as archive_module
+from desi_fits_to_parquet.archive.link import Link
+from desi_fits_to_parquet.archive.remote import RemoteFile
+from desi_fits_to_parquet.download.coadd import predict_headers
+from desi_fits_to_parquet.download.tile import download_tile
+from desi_fits_to_parquet.formats.fits import open_fits
+from desi_fits_to_parquet.formats.fits_images import read_image
+from desi_fits_to_parquet.formats.fits_tables import read_table
+from desi_fits_to_parquet.fuse.tile import fuse_tile
 from desi_fits_to_parquet.tile import Tile
 
 TILE = Tile("main", "dark", 10000)
@@ -331,7 +333,7 @@ def test_a_remote_file_gives_the_objects_bytes_and_keeps_each_once(
 
 
 def test_the_audit_takes_its_share_of_tiles_and_always_the_same() -> None:
-    from desi_fits_to_parquet.audit import is_audited
+    from desi_fits_to_parquet.download.audit import is_audited
 
     tiles = [Tile("main", "dark", pixel) for pixel in range(4000)]
     taken = [tile for tile in tiles if is_audited(tile, 0.05)]

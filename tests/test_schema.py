@@ -10,7 +10,7 @@ from astropy.io import votable as astropy_votable
 from conftest import REPOSITORY
 from fusion_tiles import changed
 
-from desi_fits_to_parquet.schema import (
+from desi_fits_to_parquet.record.schema import (
     arrow_schema,
     fingerprint,
     markdown,

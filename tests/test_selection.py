@@ -9,15 +9,15 @@ from astropy.table import Table
 from fusion_tiles import TILE, changed, copy_tile, edit_fits, write_tile
 
 from desi_fits_to_parquet.outcomes import BadTile
-from desi_fits_to_parquet.selection import (
+from desi_fits_to_parquet.record.selection import (
     QSO_FIBERSTATUS,
-    TARGET_BITS,
     Selection,
     check_row_match,
     match_rows,
     select_targets,
     zwarn_mask,
 )
+from desi_fits_to_parquet.target_bits import TARGET_BITS
 from desi_fits_to_parquet.tile import Tile
 
 Settings = dict[str, Any]

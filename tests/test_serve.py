@@ -18,7 +18,7 @@ from botocore import UNSIGNED
 from botocore.config import Config
 from obstore.exceptions import PreconditionError
 
-from desi_fits_to_parquet.serve import delete_object, put_object, serve_archive
+from desi_fits_to_parquet.simulate.serve import delete_object, put_object, serve_archive
 
 BUCKET = "desidata"
 MANY = 1100
@@ -166,7 +166,7 @@ def test_service_ends_with_the_block_even_when_it_fails(tmp_path: Path) -> None:
 def test_service_ends_when_its_parent_is_killed(tmp_path: Path, signal_number: int) -> None:
     script = (
         "import sys, time; from pathlib import Path\n"
-        "from desi_fits_to_parquet.serve import serve_archive\n"
+        "from desi_fits_to_parquet.simulate.serve import serve_archive\n"
         f"with serve_archive(Path({str(tmp_path)!r}), {BUCKET!r}) as url:\n"
         "    print(url, flush=True)\n"
         "    sys.stdin.read()\n"

@@ -20,13 +20,9 @@ from astropy.io import fits
 from astropy_healpix import HEALPix
 
 from desi_fits_to_parquet.columns import load_columns
-from desi_fits_to_parquet.simulate import (
-    DEFAULT_KINDS,
-    main,
-    mend_demo_tile,
-    simulate_demo_archive,
-    simulate_tile,
-)
+from desi_fits_to_parquet.simulate.__main__ import main
+from desi_fits_to_parquet.simulate.archive import mend_demo_tile, simulate_demo_archive
+from desi_fits_to_parquet.simulate.tile import DEFAULT_KINDS, simulate_tile
 from desi_fits_to_parquet.tile import Tile
 
 TILE = Tile("main", "dark", 10000)
@@ -220,7 +216,7 @@ def test_a_file_is_the_same_with_and_without_the_others(tmp_path: Path) -> None:
 def test_memory_stays_bounded_on_a_large_tile(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path\n"
-        "from desi_fits_to_parquet.simulate import simulate_tile\n"
+        "from desi_fits_to_parquet.simulate.tile import simulate_tile\n"
         "from desi_fits_to_parquet.tile import Tile\n"
         "simulate_tile(Tile('main', 'dark', 1), Path(sys.argv[1]), 400, kinds=('coadd',))\n"
         # not getrusage: a child's peak begins with that of the process that started it

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from desi_fits_to_parquet.space import DiskLow, check_space, needed_bytes
+from desi_fits_to_parquet.download.space import DiskLow, check_space, needed_bytes
 from desi_fits_to_parquet.tiles_csv import Source
 
 

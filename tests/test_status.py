@@ -17,23 +17,16 @@ import pytest
 from report_markers import marker
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from desi_fits_to_parquet import progress
 from desi_fits_to_parquet.files import read_json, write_json
 from desi_fits_to_parquet.outcomes import OUTCOMES
-from desi_fits_to_parquet.progress import Panel, watch_run
-from desi_fits_to_parquet.repair import marker_path
-from desi_fits_to_parquet.status import (
-    RUN_FILE,
-    Run,
-    fit_lines,
-    main,
-    read_row,
-    summarize_results,
-    summary_line,
-    summary_lines,
-    time_left,
-    write_run,
-)
+from desi_fits_to_parquet.paths import marker_path
+from desi_fits_to_parquet.run import watch as progress
+from desi_fits_to_parquet.run.markers import read_row
+from desi_fits_to_parquet.run.panel import Panel
+from desi_fits_to_parquet.run.status import main
+from desi_fits_to_parquet.run.summary import RUN_FILE, Run, summarize_results, time_left, write_run
+from desi_fits_to_parquet.run.watch import watch_run
+from desi_fits_to_parquet.run.wording import fit_lines, summary_line, summary_lines
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.tiles_csv import write_tiles
 

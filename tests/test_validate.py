@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from fusion_tiles import TILE, changed, convert, write_tile
 
-from desi_fits_to_parquet.arms import Spectra
-from desi_fits_to_parquet.fuse import fuse_tile
+from desi_fits_to_parquet.fuse.tile import fuse_tile
 from desi_fits_to_parquet.outcomes import OUTCOMES, BadTile
-from desi_fits_to_parquet.precision import bound, round_flux, round_ivar
+from desi_fits_to_parquet.record.arms import Spectra
+from desi_fits_to_parquet.record.precision import bound, round_flux, round_ivar
 from desi_fits_to_parquet.validate import Errors, bias_limit, compare_spectra, validate_tile
 
 Settings = dict[str, Any]

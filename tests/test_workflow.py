@@ -20,15 +20,12 @@ import pytest
 from running import BUCKET, CORES, PREFIX, Work, checkout, folder_of, write_tile
 
 from desi_fits_to_parquet.outcomes import OUTCOMES
-from desi_fits_to_parquet.repair import (
-    find_damaged,
-    marker_path,
-    marker_tile,
-    parquet_folder,
-    read_markers,
-)
-from desi_fits_to_parquet.serve import put_object, serve_archive
-from desi_fits_to_parquet.simulate import flip_bit, simulate_tile, truncate
+from desi_fits_to_parquet.paths import marker_path, marker_tile, parquet_folder
+from desi_fits_to_parquet.run.markers import read_markers
+from desi_fits_to_parquet.run.repair import find_damaged
+from desi_fits_to_parquet.simulate.archive import flip_bit, truncate
+from desi_fits_to_parquet.simulate.serve import put_object, serve_archive
+from desi_fits_to_parquet.simulate.tile import simulate_tile
 from desi_fits_to_parquet.tile import Tile
 
 WITHOUT_REPORT = ("tiles",)

@@ -180,7 +180,7 @@ def _contradictions(settings: Mapping[str, Any]) -> Iterable[str]:
         yield f"{error}."
     targets = settings["selection"]["targets"]
     if targets:
-        from desi_fits_to_parquet.selection import TARGET_BITS  # imports numpy
+        from desi_fits_to_parquet.target_bits import TARGET_BITS  # imports numpy
 
         for survey in settings["tiles"]["surveys"]:
             column, bits = TARGET_BITS.get(survey, ("", {}))

@@ -8,21 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from desi_fits_to_parquet.archive import archive_address, sort_by_kind
-from desi_fits_to_parquet.listing import LISTERS, Listing, open_listing
-from desi_fits_to_parquet.tile import N_HEALPIX, PROGRAMS, SURVEYS, Tile
+from desi_fits_to_parquet.archive.errors import NothingFound
+from desi_fits_to_parquet.archive.keys import _ODD, archive_address, parse_key, sort_by_kind
+from desi_fits_to_parquet.archive.listing import LISTERS, Listing, open_listing
+from desi_fits_to_parquet.tile import SURVEYS, Tile
 from desi_fits_to_parquet.tiles_csv import Source, Sources, read_pixels, read_tiles, write_tiles
 
 log = logging.getLogger(__name__)
 
 MAX_NAMED = 10
 """So many names stand in a warning; the rest is counted."""
-
-_ODD = re.compile(r"[^A-Za-z0-9._/+=-]|\.\.")
-
-
-class NothingFound(Exception):
-    """The archive answers, but holds no tile of those that are wanted."""
 
 
 def discover_tiles(
@@ -127,26 +122,6 @@ def relist_tiles(archive: Mapping[str, Any], tiles_csv: Path, tiles: Iterable[Ti
     for tile, objects in zip(wanted, listings, strict=True):
         table[tile] = sort_by_kind(tile, objects)
     write_tiles(tiles_csv, table)
-
-
-def parse_key(key: str, root: str) -> Tile | None:
-    """Return the tile in whose folder a key lies, or None where it is not in the layout.
-
-    The folder's name must be the pixel number as DESI writes it, within the group of its hundred.
-    """
-    match = re.match(r"([a-z0-9]+)/([a-z]+)/([0-9]{1,3})/([0-9]{1,5})/.", key.removeprefix(root))
-    if not key.startswith(root) or match is None or _ODD.search(key):
-        return None
-    survey, program, group, pixel = match.groups()
-    healpix = int(pixel)
-    if (
-        survey not in SURVEYS
-        or program not in PROGRAMS
-        or healpix >= N_HEALPIX
-        or (group, pixel) != (str(healpix // 100), str(healpix))
-    ):
-        return None
-    return Tile(survey, program, healpix)
 
 
 def _find_groups(

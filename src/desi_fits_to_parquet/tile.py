@@ -8,6 +8,7 @@ NSIDE = 64
 N_HEALPIX = 12 * NSIDE**2
 
 SURVEYS = ("main", "sv1", "sv2", "sv3", "special", "cmx")
+
 PROGRAMS = ("dark", "bright", "backup", "other")
 
 FILE_KINDS = (
@@ -27,13 +28,6 @@ REQUIRED_KINDS = ("coadd", "redrock")
 """Without these a tile cannot be converted: its outcome is `missing_source`."""
 
 _SUFFIXES = {"rrdetails": ".h5", "hpixexp": ".csv", "spectra": ".fits.gz"}
-
-
-DOWNLOAD_RECORD = "download.json"
-"""What the download of a tile tells of itself, beside the tile's FITS."""
-
-FUSE_RECORD = "fuse.json"
-"""What the fusion of a tile tells of itself, there too: it goes when the FITS go."""
 
 
 class Tile(NamedTuple):

@@ -16,16 +16,22 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from desi_fits_to_parquet.arms import Spectra
-from desi_fits_to_parquet.arrow_arrays import as_numbers, list_lengths, missing_values
 from desi_fits_to_parquet.files import sha256_of
-from desi_fits_to_parquet.fuse import Source, open_source, parquet_path, read_download
+from desi_fits_to_parquet.formats.arrow import as_numbers, list_lengths, missing_values
 from desi_fits_to_parquet.outcomes import BadTile
-from desi_fits_to_parquet.precision import Bound, bound
-from desi_fits_to_parquet.provenance import FINGERPRINT_KEY
-from desi_fits_to_parquet.record import open_details, read_best_fits, read_scans, read_tables
-from desi_fits_to_parquet.schema import Field, arrow_schema, fingerprint, record_fields
-from desi_fits_to_parquet.spectra import read_spectra
+from desi_fits_to_parquet.paths import parquet_path
+from desi_fits_to_parquet.record.arms import Spectra
+from desi_fits_to_parquet.record.precision import Bound, bound
+from desi_fits_to_parquet.record.schema import (
+    FINGERPRINT_KEY,
+    Field,
+    arrow_schema,
+    fingerprint,
+    record_fields,
+)
+from desi_fits_to_parquet.record.source import Source, open_source, read_download
+from desi_fits_to_parquet.record.spectra import read_spectra
+from desi_fits_to_parquet.record.tables import open_details, read_best_fits, read_scans, read_tables
 from desi_fits_to_parquet.tile import Tile
 
 _SLACK = 1 + 1e-9

@@ -14,8 +14,8 @@ import one_node
 import pytest
 from test_workflow import BUCKET, Work, checkout, counting
 
-from desi_fits_to_parquet.serve import serve_archive
-from desi_fits_to_parquet.simulate import simulate_demo_archive
+from desi_fits_to_parquet.simulate.archive import simulate_demo_archive
+from desi_fits_to_parquet.simulate.serve import serve_archive
 from desi_fits_to_parquet.tile import Tile
 
 pytestmark = [

@@ -1,0 +1,232 @@
+"""Fusing a tile's FITS files into one Parquet file: one record per selected target.
+
+The targets are read, combined, rounded and written in blocks of one row group, so memory does not
+grow with the tile.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from desi_fits_to_parquet.columns import kinds_used
+from desi_fits_to_parquet.files import atomic_path, sha256_of
+from desi_fits_to_parquet.formats.arrow import rows
+from desi_fits_to_parquet.formats.fits import open_fits
+from desi_fits_to_parquet.fuse.parquet import (
+    ROW_GROUP,
+    ZSTD_LEVEL,
+    ZSTD_LEVEL_IVAR,
+    encoded_size,
+    open_writer,
+)
+from desi_fits_to_parquet.fuse.provenance import file_metadata
+from desi_fits_to_parquet.outcomes import BadTile
+from desi_fits_to_parquet.paths import parquet_path
+from desi_fits_to_parquet.record.arms import Spectra
+from desi_fits_to_parquet.record.precision import round_flux, round_ivar
+from desi_fits_to_parquet.record.schema import Field, record_fields
+from desi_fits_to_parquet.record.selection import (
+    Selection,
+)
+from desi_fits_to_parquet.record.source import open_source, read_download
+from desi_fits_to_parquet.record.spectra import Layout, read_spectra
+from desi_fits_to_parquet.record.tables import open_details, read_best_fits, read_scans, read_tables
+from desi_fits_to_parquet.tile import Tile
+
+_PIXEL_BYTES = 12  # flux, ivar and mask
+
+_SAMPLE = 2  # spectra on which the share of rounding is measured
+
+
+def fuse_tile(
+    tile: Tile, fits_folder: Path, parquet_folder: Path, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Convert a tile.
+
+    Parameters
+    ----------
+    tile
+        The tile.
+    fits_folder
+        Holds its FITS files under their DESI names, and `download.json` where they were fetched
+        by this project.
+    parquet_folder
+        Made where it is missing; gets `{survey}-{program}-{healpix}.parquet`, or nothing where the
+        tile fails. A tile without selected targets gets a file without rows.
+    settings
+        The validated configuration.
+
+    Returns
+    -------
+    dict
+        The fuse record: `outcome` (None, or the failed outcome of the tile), `reason`,
+        `n_targets`, `n_rows`, `bytes_parquet`, `sha256`, `seconds`, and `bytes_causes`: the bytes
+        left after each step from the archive to the Parquet.
+    """
+    started = time.monotonic()
+    parquet_folder.mkdir(parents=True, exist_ok=True)
+    path = parquet_path(tile, parquet_folder)
+    path.unlink(missing_ok=True)
+    record: dict[str, Any] = {
+        "outcome": None,
+        "reason": "",
+        "n_targets": None,
+        "n_rows": None,
+        "bytes_parquet": 0,
+        "bytes_causes": {},
+        "sha256": None,
+    }
+    download = read_download(fits_folder)
+    if download.get("outcome"):
+        record |= {
+            "outcome": download["outcome"],
+            "reason": download.get("reason", ""),
+            "n_targets": download.get("n_targets"),
+        }
+    else:
+        try:
+            with atomic_path(path) as temporary:
+                record |= _write(tile, fits_folder, temporary, settings, download)
+            record["bytes_parquet"] = path.stat().st_size
+            record["sha256"] = sha256_of(path)
+            record["bytes_causes"]["encoding"] = record["bytes_parquet"]
+        except BadTile as bad:
+            record |= {"outcome": bad.outcome, "reason": bad.reason, "n_rows": None}
+    return record | {"seconds": round(time.monotonic() - started, 3)}
+
+
+def round_spectra(spectra: Spectra, precision: Mapping[str, Any]) -> Spectra:
+    """Round flux and ivar as configured; wavelengths and mask stay as they are."""
+    if precision["mode"] == "lossless":
+        return spectra
+    return spectra._replace(
+        flux=round_flux(spectra.flux, spectra.ivar, precision["flux_tolerance"]),
+        ivar=round_ivar(spectra.ivar, precision["ivar_bits"]),
+    )
+
+
+def _write(
+    tile: Tile,
+    folder: Path,
+    path: Path,
+    settings: Mapping[str, Any],
+    download: Mapping[str, Any],
+) -> dict[str, Any]:
+    fields = record_fields(settings)
+    names = {field.name for field in fields}
+    with ExitStack() as stack:
+        source = open_source(stack, tile, folder, settings, download)
+        targetid = source.selection.targetid
+        headers = {"redrock": stack.enter_context(open_fits(folder / tile.file_name("redrock")))}
+        # a file without rows must be the same whether or not the coadd was fetched
+        filled = source.coadd if len(targetid) else None
+        if filled:
+            headers["coadd"] = filled[0]
+        preset = settings["selection"]["preset"]
+        arrays = read_tables(
+            tile, folder, filled[0] if filled else None, source.selection, fields, preset
+        )
+        details = None
+        if names & {"rrdetails", "rrdetails_scans"}:
+            details = stack.enter_context(open_details(folder / tile.file_name("rrdetails")))
+        metadata = file_metadata(tile, settings, fields, download, headers)
+        with open_writer(path, fields, metadata) as writer:
+            for first in range(0, len(targetid), ROW_GROUP):
+                part = slice(first, first + ROW_GROUP)
+                block = {name: array[part] for name, array in arrays.items()}
+                spectra = read_spectra(*filled, source.rows[part]) if filled else {}
+                block |= _spectra_arrays(spectra, fields, settings["precision"])
+                if "rrdetails" in names:
+                    block["rrdetails"] = read_best_fits(details, targetid[part])
+                if "rrdetails_scans" in names:
+                    block["rrdetails_scans"] = read_scans(details, targetid[part])
+                writer.write_batch(
+                    pa.RecordBatch.from_arrays(
+                        [block[f.name] for f in fields], schema=writer.schema
+                    )
+                )
+        table_bytes = sum(array.nbytes for array in arrays.values())
+        layout = source.coadd[1] if source.coadd else None
+        rounded_share = 1.0
+        if filled and settings["precision"]["mode"] != "lossless":
+            sample = read_spectra(*filled, source.rows[:_SAMPLE])
+            rounded_share = _rounded_share(sample, settings["precision"])
+    return {
+        "n_targets": source.selection.n_targets,
+        "n_rows": len(targetid),
+        "bytes_causes": _causes(
+            tile, folder, settings, download, source.selection, layout, table_bytes, rounded_share
+        ),
+    }
+
+
+def _spectra_arrays(
+    spectra: Mapping[str, Spectra], fields: Sequence[Field], precision: Mapping[str, Any]
+) -> dict[str, pa.Array]:
+    kinds = {field.name: field.type for field in fields}
+    arrays = {}
+    for prefix, exact in spectra.items():
+        rounded = round_spectra(exact, precision)
+        columns: dict[str, npt.NDArray[Any]] = {
+            "wavelength": np.broadcast_to(exact.wavelength, exact.flux.shape),
+            "flux": rounded.flux,
+            "ivar": rounded.ivar,
+            "mask": rounded.mask,
+        }
+        if rounded.mask_arms is not None:
+            columns["mask_arms"] = rounded.mask_arms
+        for name, values in columns.items():
+            arrays[prefix + name] = rows(kinds[prefix + name], values)
+    return arrays
+
+
+def _causes(
+    tile: Tile,
+    folder: Path,
+    settings: Mapping[str, Any],
+    download: Mapping[str, Any],
+    selection: Selection,
+    layout: Layout | None,
+    table_bytes: int,
+    rounded_share: float,
+) -> dict[str, int]:
+    """Return the bytes left after each step but the last, in the order of the steps.
+
+    Rounding alone saves nothing: its share is what encoding makes of rounded flux and ivar,
+    relative to what it makes of them as they were.
+    """
+    n = len(selection.targetid)
+    archive = download.get("bytes_archive") or sum(
+        (folder / tile.file_name(kind)).stat().st_size
+        for kind in kinds_used(settings)
+        if (folder / tile.file_name(kind)).exists()
+    )
+    pixels = sum(len(wave) for wave in layout.wavelengths) if layout else 0
+    kept = layout.cut[1] - layout.cut[0] if layout and layout.grid else pixels
+    return {
+        "archive": int(archive),
+        "rows_selected": round(archive * n / selection.n_targets) if selection.n_targets else 0,
+        "hdus_read": n * pixels * _PIXEL_BYTES + table_bytes,
+        "wavelength_range": n * kept * _PIXEL_BYTES + table_bytes,
+        "rounding": round(n * kept * (8 * rounded_share + 4)) + table_bytes,
+    }
+
+
+def _rounded_share(spectra: Mapping[str, Spectra], precision: Mapping[str, Any]) -> float:
+    """Return the encoded size of flux and ivar after rounding, relative to that before it."""
+    before = after = 0
+    for exact in spectra.values():
+        rounded = round_spectra(exact, precision)
+        for level, old, new in (
+            (ZSTD_LEVEL, exact.flux, rounded.flux),
+            (ZSTD_LEVEL_IVAR, exact.ivar, rounded.ivar),
+        ):
+            before += encoded_size(old, level)
+            after += encoded_size(new, level)
+    return after / before

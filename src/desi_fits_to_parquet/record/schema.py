@@ -1,0 +1,300 @@
+"""The record: its fields, their units and meaning, and how they are declared in a Parquet file.
+
+A configuration alone decides the schema. What a tile lacks is null there, never absent, so that
+the files of all tiles can be read as one table.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+import pyarrow as pa
+
+from desi_fits_to_parquet.columns import (
+    Column,
+    afterburners_used,
+    fibermap_columns,
+    load_columns,
+)
+from desi_fits_to_parquet.tile import NSIDE, PROGRAMS, SURVEYS
+
+FLUX_UNIT = "10**-17 erg/(s cm2 Angstrom)"
+
+IVAR_UNIT = "10**+34 (s2 cm4 Angstrom2) / erg2"
+
+_VOUNITS = {
+    FLUX_UNIT: "10**-17.erg.s**-1.cm**-2.Angstrom**-1",
+    IVAR_UNIT: "10**34.s**2.cm**4.Angstrom**2.erg**-2",
+    "10**-17 erg/(s cm2)": "10**-17.erg.s**-1.cm**-2",
+    "10**+34 (s2 cm4) / erg2": "10**34.s**2.cm**4.erg**-2",
+    "mas yr^-1": "mas.yr**-1",
+    "nanomaggy^-2": "nanomaggy**-2",
+    "Angstrom^-2": "Angstrom**-2",
+}
+"""Units in IVOA's spelling (VOUnits 1.1) where the FITS spelling differs."""
+
+_ARROW_TYPES = {
+    "logical": pa.bool_(),
+    "binary": pa.uint8(),
+    "char": pa.string(),
+    "int16": pa.int16(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "float32": pa.float32(),
+    "float64": pa.float64(),
+}
+
+_VOTABLE_TYPES = {
+    "bool": "boolean",
+    "uint8": "unsignedByte",
+    "int16": "short",
+    "int32": "int",
+    "int64": "long",
+    "float": "float",
+    "double": "double",
+    "string": "char",
+}
+
+FINGERPRINT_KEY = "desi_fits_to_parquet.schema"
+"""Key of the schema's fingerprint."""
+
+VOTABLE_NAMESPACE = "http://www.ivoa.net/xml/VOTable/v1.3"
+"""The namespace of all VOTable versions from 1.3 on."""
+
+
+class Field(NamedTuple):
+    """A field of the record.
+
+    `source` is the table and column that it is copied from (kind of file, HDU, column), None where
+    the fusion makes it. `unit` is spelt as in FITS; `width` is the longest text of a string field.
+    """
+
+    name: str
+    type: pa.DataType
+    unit: str
+    ucd: str
+    description: str
+    source: tuple[str, str, str] | None
+    width: int = 0
+
+
+def list_of(element: pa.DataType) -> pa.DataType:
+    """Return the type of a list without nulls in it, its element named as Parquet names it."""
+    return pa.list_(pa.field("element", element, nullable=False))
+
+
+def record_fields(settings: Mapping[str, Any]) -> tuple[Field, ...]:
+    """Return the fields of the record in their order.
+
+    Parameters
+    ----------
+    settings
+        The validated configuration; `selection.preset`, `columns` and `spectra` decide.
+
+    Returns
+    -------
+    tuple of Field
+        Identity, redshift, FIBERMAP, optional tables, best fits, spectra.
+    """
+    chosen = settings["columns"]
+    tables = _tables()
+    fields = [
+        _made("survey", pa.string(), "meta.id;obs", "DESI survey: main, sv1 to sv3, special, cmx"),
+        _made("program", pa.string(), "meta.id;obs", "DESI program: dark, bright, backup, other"),
+        _made("healpix", pa.int32(), "pos.healpix",
+              f"HEALPix pixel of the tile, nside {NSIDE}, nested, equatorial"),
+        _copied(tables["redrock", "REDSHIFTS"][0]),
+    ]  # fmt: skip
+    fields += [_copied(c) for c in tables["redrock", "REDSHIFTS"][1:]]
+    if settings["selection"]["preset"] == "desi_qso":
+        meanings = {
+            "z": "Redshift: redrock's, or that of QuasarNET's run where qso_maskbits has bit 4",
+            "zerr": "Error of z",
+        }
+        fields = [
+            field._replace(description=meanings.get(field.name, field.description))
+            for field in fields
+        ]
+        fields += [
+            _made("qso_maskbits", pa.int32(), "meta.code.class",
+                  "Why it is a quasar: bit 1 redrock, 2 MgII, 3 QuasarNET, 4 QuasarNET redshift"),
+            _made("z_rr", pa.float64(), "src.redshift",
+                  "Redshift of redrock's first run; z is another where qso_maskbits has bit 4"),
+            _made("zerr_rr", pa.float64(), "stat.error;src.redshift", "Error of z_rr"),
+        ]  # fmt: skip
+    fibermap = set(fibermap_columns(chosen["fibermap"]))
+    fields += [_copied(c) for c in tables["coadd", "FIBERMAP"] if c.name in fibermap]
+    if chosen["tsnr2"]:
+        fields += [_copied(c) for c in tables["redrock", "TSNR2"][1:]]
+    if chosen["scores"]:
+        # redrock's TSNR2 is a copy of these columns: they come once
+        scores = tables["coadd", "SCORES"][1:]
+        fields += [
+            _copied(c) for c in scores if not (chosen["tsnr2"] and c.name.startswith("TSNR2"))
+        ]
+    if chosen["emline"]:
+        lines = tables["emline", "EMLINEFIT"]
+        fields += [_copied(c) for c in lines if _is_line(c.name)]
+    for kind in afterburners_used(settings):
+        table = tables["qso_mgii", "MGII"] if kind == "qso_mgii" else tables["qso_qn", "QN_RR"]
+        fields += [
+            _copied(c, _afterburner_name(kind, c.name))
+            for c in table
+            if c.name not in ("TARGETID", "RA", "DEC") and not c.name.endswith("DESI_TARGET")
+        ]
+    if chosen["rrdetails"]:
+        fields.append(_made("rrdetails", fits_type(), "", "Redrock's best fits, lowest chi2 first"))
+    if chosen["rrdetails_scans"]:
+        fields.append(
+            _made(
+                "rrdetails_scans", scans_type(), "", "Redrock's chi2 against redshift by template"
+            )
+        )
+    return (*fields, *_spectra_fields(settings["spectra"]["cameras"]))
+
+
+def fits_type() -> pa.DataType:
+    """Return the type of `rrdetails`: a list of best fits."""
+    members = (
+        ("spectype", pa.string()), ("subtype", pa.string()), ("z", pa.float64()),
+        ("zerr", pa.float64()), ("zwarn", pa.int64()), ("chi2", pa.float64()),
+        ("deltachi2", pa.float64()), ("npixels", pa.int64()), ("znum", pa.int64()),
+    )  # fmt: skip
+    return list_of(pa.struct([pa.field(name, kind) for name, kind in members]))
+
+
+def scans_type() -> pa.DataType:
+    """Return the type of `rrdetails_scans`: a list of scans, one a template."""
+    members = (
+        ("template", pa.string()), ("redshift", list_of(pa.float64())),
+        ("chi2", list_of(pa.float64())), ("penalty", list_of(pa.float64())),
+    )  # fmt: skip
+    return list_of(pa.struct([pa.field(name, kind) for name, kind in members]))
+
+
+def arrow_schema(fields: Iterable[Field]) -> pa.Schema:
+    """Declare the fields for pyarrow, each with unit, description and UCD in its metadata."""
+    return pa.schema([pa.field(f.name, f.type, metadata=_field_metadata(f)) for f in fields])
+
+
+def fingerprint(fields: Iterable[Field]) -> str:
+    """Return a short hash of names, types, units and meanings: equal where the schema is."""
+    text = "\n".join("\t".join((f.name, str(f.type), f.unit, f.ucd, f.description)) for f in fields)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def votable(fields: Iterable[Field]) -> str:
+    """Describe the table as a VOTable without data, after IVOA's note on VOTable in Parquet.
+
+    There is a FIELD for every column, in their order; those that VOTable has no type for (lists of
+    structs) are declared as text, as the note recommends.
+
+    Source: https://www.ivoa.net/documents/Notes/voparquet/20250114, section 2.
+    """
+    root = ElementTree.Element("VOTABLE", {"version": "1.4", "xmlns": VOTABLE_NAMESPACE})
+    table = ElementTree.SubElement(ElementTree.SubElement(root, "RESOURCE"), "TABLE")
+    for field in fields:
+        kind = field.type.value_type if pa.types.is_list(field.type) else field.type
+        attributes = {"name": field.name, "datatype": _VOTABLE_TYPES.get(str(kind), "char")}
+        if pa.types.is_list(field.type):
+            attributes["arraysize"] = "*"
+        elif field.width:
+            attributes["arraysize"] = str(field.width)
+        if field.unit:
+            attributes["unit"] = _VOUNITS.get(field.unit, field.unit)
+        if field.ucd:
+            attributes["ucd"] = field.ucd
+        element = ElementTree.SubElement(table, "FIELD", attributes)
+        ElementTree.SubElement(element, "DESCRIPTION").text = field.description
+    # no XML declaration: it would name the locale's encoding, and the note takes UTF-8 without
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def markdown(fields: Iterable[Field]) -> str:
+    """Return the table of fields that the documentation shows."""
+    lines = ["| field | type | unit | from | meaning |", "| --- | --- | --- | --- | --- |"]
+    for field in fields:
+        kind = "list of structs" if _is_nested(field.type) else str(field.type)
+        for arrow, plain in (("list<element: ", "list of "), (" not null>", "")):
+            kind = kind.replace(arrow, plain)
+        source = " ".join(field.source[:2]) if field.source else ""
+        lines.append(f"| `{field.name}` | {kind} | {field.unit} | {source} | {field.description} |")
+    return "\n".join(lines) + "\n"
+
+
+def _is_nested(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) and pa.types.is_nested(kind.value_type))
+
+
+def _spectra_fields(cameras: str) -> list[Field]:
+    fields = []
+    for prefix, arm in (
+        (("", "the combined spectrum"),)
+        if cameras == "combined"
+        else (("b_", "arm B"), ("r_", "arm R"), ("z_", "arm Z"))
+    ):
+        fields += [
+            Field(f"{prefix}wavelength", list_of(pa.float64()), "Angstrom", "em.wl",
+                  f"Vacuum wavelength of the pixel centres of {arm}, barycentric", None),
+            Field(f"{prefix}flux", list_of(pa.float32()), FLUX_UNIT, "phot.flux.density;em.wl",
+                  f"Flux density of {arm}", None),
+            Field(f"{prefix}ivar", list_of(pa.float32()), IVAR_UNIT,
+                  "stat.weight;phot.flux.density;em.wl",
+                  f"Inverse variance of the flux density of {arm}; 0 carries no information", None),
+            Field(f"{prefix}mask", list_of(pa.int32()), "", "meta.code.qual;em.wl",
+                  f"SPECMASK bits of {arm}; 0 is good", None),
+        ]  # fmt: skip
+    if cameras == "combined":
+        fields.append(
+            Field("mask_arms", list_of(pa.int32()), "", "meta.code.qual;em.wl",
+                  "SPECMASK bits of the arms, also where mask was cleared as desispec does; 0 is "
+                  "good", None)
+        )  # fmt: skip
+    return fields
+
+
+@cache
+def _tables() -> dict[tuple[str, str], list[Column]]:
+    tables: dict[tuple[str, str], list[Column]] = {}
+    for column in load_columns():
+        tables.setdefault((column.file, column.extname), []).append(column)
+    return tables
+
+
+def _is_line(name: str) -> bool:
+    return name.startswith(("OII_", "HDELTA_", "HGAMMA_", "HBETA_", "OIII_", "HALPHA_"))
+
+
+def _afterburner_name(kind: str, name: str) -> str:
+    """Name a column of qso_mgii or qso_qn, with a prefix where the bare name says too little."""
+    if kind == "qso_mgii":
+        return name.lower() if name == "IS_QSO_MGII" else f"mgii_{name.lower()}"
+    return f"qn_{name.lower()}" if name in ("COEFFS", "SPECTYPE", "Z_RR") else name.lower()
+
+
+def _copied(column: Column, name: str | None = None) -> Field:
+    base, _, length = column.type.partition("[")
+    kind = _ARROW_TYPES[base]
+    if length and base != "char":
+        kind = list_of(kind)
+    return Field(
+        name or column.name.lower(),
+        kind,
+        column.unit,
+        column.ucd,
+        column.description,
+        (column.file, column.extname, column.name),
+        int(length.rstrip("]")) if base == "char" else 0,
+    )
+
+
+def _made(name: str, kind: pa.DataType, ucd: str, description: str) -> Field:
+    width = max(map(len, (*SURVEYS, *PROGRAMS))) if pa.types.is_string(kind) else 0
+    return Field(name, kind, "", ucd, description, None, width)
+
+
+def _field_metadata(field: Field) -> dict[str, str]:
+    entries = {"unit": field.unit, "description": field.description, "ucd": field.ucd}
+    return {key: value for key, value in entries.items() if value}

@@ -1,0 +1,282 @@
+"""Which targets of a tile are converted, decided from redrock and the quasar afterburners alone.
+
+One definition with two callers: the transfer asks which rows of the coadd to fetch, the fusion
+which rows to convert.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from desi_fits_to_parquet.formats.fits import open_fits
+from desi_fits_to_parquet.formats.fits_tables import read_columns, table_columns
+from desi_fits_to_parquet.outcomes import BadTile
+from desi_fits_to_parquet.target_bits import target_mask
+
+ZWARN_BITS = {
+    "SKY": 0,
+    "LITTLE_COVERAGE": 1,
+    "SMALL_DELTA_CHI2": 2,
+    "NEGATIVE_MODEL": 3,
+    "MANY_OUTLIERS": 4,
+    "Z_FITLIMIT": 5,
+    "NEGATIVE_EMISSION": 6,
+    "UNPLUGGED": 7,
+    "BAD_TARGET": 8,
+    "NODATA": 9,
+    "BAD_MINFIT": 10,
+    "POORDATA": 11,
+}
+"""Redrock's warning bits (DESI data model, bitmasks page)."""
+
+QSO_FIBERSTATUS = (0, 8388608, 16777216)
+"""COADD_FIBERSTATUS values that the DESI quasar catalogue takes."""
+
+QN_LINES = ("C_LYA", "C_CIV", "C_CIII", "C_MgII", "C_Hbeta", "C_Halpha")
+
+QN_THRESHOLD = 0.95
+"""QuasarNET's confidence in its best line, above which a target counts as a quasar."""
+
+QSO_MASKBITS = {"RR": 1, "MGII": 2, "QN": 3, "QN_NEW_RR": 4}
+"""Bits of `qso_maskbits`, with the numbers of QSO_MASKBITS in the DESI quasar catalogue.
+
+RR: redrock's SPECTYPE is QSO. MGII: the MgII afterburner found a broad line. QN: QuasarNET is
+confident in a line. QN_NEW_RR: QN is set, redrock was run again with QuasarNET's prior, and its
+redshift replaces the first one. Source: `qso_cat_utils.py` of desihub/LSS, which makes the
+catalogue; the selection is that of Chaussidon et al. 2023 (ApJ 944, 107).
+"""
+
+
+class Selection(NamedTuple):
+    """The selected targets of a tile, in increasing order of TARGETID.
+
+    Attributes
+    ----------
+    targetid
+        int64, shape (n_selected,).
+    row
+        Their rows in redrock's REDSHIFTS, int64, shape (n_selected,).
+    n_targets
+        Number of rows of REDSHIFTS.
+    z, zerr
+        Redshift and its error, float64: redrock's, or QuasarNET's where the preset replaces them.
+    qso_maskbits
+        Bits of `QSO_MASKBITS`, int32; zeros without the preset `desi_qso`.
+    """
+
+    targetid: npt.NDArray[np.int64]
+    row: npt.NDArray[np.int64]
+    n_targets: int
+    z: npt.NDArray[np.float64]
+    zerr: npt.NDArray[np.float64]
+    qso_maskbits: npt.NDArray[np.int32]
+
+
+def check_row_match(
+    expected: npt.NDArray[np.int64], found: npt.NDArray[np.int64], where: str, file: str
+) -> None:
+    """Assert that two tables of a tile hold the same targets once each; their order may differ.
+
+    Parameters
+    ----------
+    expected, found
+        TARGETIDs, int64, shape (nrow,): those of redrock's REDSHIFTS and those to be checked.
+    where
+        What the second are, for example `HDU FIBERMAP`.
+    file
+        Name of the file that holds the second.
+
+    Raises
+    ------
+    BadTile
+        `corrupt_source` where numbers of rows or TARGETIDs differ, or TARGETIDs repeat.
+    """
+    if len(expected) != len(found):
+        raise BadTile(
+            "corrupt_source",
+            f"{file}: {where} has {len(found)} rows, redrock's REDSHIFTS has {len(expected)}",
+        )
+    check_unique(found, where, file)
+    if np.array_equal(expected, found):
+        return
+    strangers = np.setdiff1d(found, expected)
+    if len(strangers):
+        raise BadTile(
+            "corrupt_source",
+            f"{file}: {where} and redrock's REDSHIFTS hold different targets: {len(strangers)} "
+            f"TARGETIDs are not in redrock, the first is {strangers[0]}",
+        )
+
+
+def check_unique(targetid: npt.NDArray[np.int64], where: str, file: str) -> None:
+    """Assert that no TARGETID occurs twice; `corrupt_source` where one does."""
+    ordered = np.sort(targetid)
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    if len(repeated):
+        raise BadTile(
+            "corrupt_source",
+            f"{file}: {where} holds TARGETID {repeated[0]} more than once",
+        )
+
+
+def select_targets(
+    redrock_path: Path,
+    survey: str,
+    settings: Mapping[str, Any],
+    mgii_path: Path | None = None,
+    qn_path: Path | None = None,
+) -> Selection:
+    """Choose the targets of a tile by the configured selection.
+
+    Parameters
+    ----------
+    redrock_path
+        The tile's redrock file.
+    survey
+        The tile's survey, which says where targeting bits stand.
+    settings
+        The validated configuration.
+    mgii_path, qn_path
+        The tile's qso_mgii and qso_qn files, read by the preset `desi_qso` only. A file that is
+        not there counts no target as a quasar by that way, as for a target that is not in it.
+
+    Returns
+    -------
+    Selection
+        In increasing order of TARGETID, possibly empty.
+
+    Raises
+    ------
+    BadTile
+        `corrupt_source` where a file is broken, lacks what the selection needs, or where
+        REDSHIFTS and FIBERMAP of redrock do not hold the same targets.
+    """
+    criteria = settings["selection"]
+    file = redrock_path.name
+    with open_fits(redrock_path) as fits:
+        redshifts = read_columns(
+            fits,
+            "REDSHIFTS",
+            ("TARGETID", "Z", "ZERR", "ZWARN", "SPECTYPE", "DELTACHI2"),
+            text=("SPECTYPE",),
+        )
+        column, mask = target_mask(survey, criteria["targets"])
+        wanted = ["TARGETID", "OBJTYPE", "COADD_FIBERSTATUS"]
+        if mask and column in table_columns(fits, "FIBERMAP"):
+            wanted.append(column)
+        fibermap = read_columns(fits, "FIBERMAP", wanted, text=("OBJTYPE",))
+    targetid = redshifts["TARGETID"].astype(np.int64)
+    check_unique(targetid, "HDU REDSHIFTS", file)
+    mapped = fibermap.pop("TARGETID").astype(np.int64)
+    check_row_match(targetid, mapped, "HDU FIBERMAP", file)
+    order = match_rows(targetid, mapped)
+    fibermap = {name: values[order] for name, values in fibermap.items()}
+
+    z, zerr = (redshifts[name].astype(np.float64) for name in ("Z", "ZERR"))
+    maskbits = np.zeros(len(targetid), np.int32)
+    if criteria["preset"] == "desi_qso":
+        maskbits, z, zerr = _quasars(targetid, redshifts["SPECTYPE"], z, zerr, mgii_path, qn_path)
+        keep = (maskbits > 0) & (fibermap["OBJTYPE"] == b"TGT")
+        keep &= np.isin(fibermap["COADD_FIBERSTATUS"], QSO_FIBERSTATUS)
+    else:
+        keep = np.isin(redshifts["SPECTYPE"], [t.encode() for t in criteria["spectypes"]])
+        keep &= np.isin(fibermap["OBJTYPE"], [t.encode() for t in criteria["objtypes"]])
+        allowed = zwarn_mask(criteria["zwarn"])
+        if allowed is not None:
+            keep &= (redshifts["ZWARN"].astype(np.int64) & ~np.int64(allowed)) == 0
+        if criteria["coadd_fiberstatus"] is not None:
+            keep &= np.isin(fibermap["COADD_FIBERSTATUS"], criteria["coadd_fiberstatus"])
+    for values, limits in ((z, criteria["z"]), (redshifts["DELTACHI2"], criteria["deltachi2"])):
+        if limits is not None:
+            keep &= (values >= limits[0]) & (values <= limits[1])
+    if mask:
+        if column not in fibermap:
+            raise BadTile(
+                "corrupt_source",
+                f"{file}: HDU FIBERMAP has no column {column}, which selection.targets needs",
+            )
+        keep &= (fibermap[column].astype(np.int64).view(np.uint64) & np.uint64(mask)) != 0
+
+    row = np.flatnonzero(keep)
+    row = row[np.argsort(targetid[row], kind="stable")]
+    return Selection(targetid[row], row, len(targetid), z[row], zerr[row], maskbits[row])
+
+
+def match_rows(
+    wanted: npt.NDArray[np.int64], targetid: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Return for each wanted TARGETID its row in a table, or -1 where it is not in it.
+
+    Parameters
+    ----------
+    wanted
+        int64, shape (n,).
+    targetid
+        The table's TARGETIDs, int64, shape (nrow,), each once.
+
+    Returns
+    -------
+    ndarray
+        int64, shape (n,).
+    """
+    if not len(targetid):
+        return np.full(len(wanted), -1, np.int64)
+    order = np.argsort(targetid, kind="stable")
+    position = np.minimum(np.searchsorted(targetid, wanted, sorter=order), len(targetid) - 1)
+    row = order[position].astype(np.int64)
+    return np.where(targetid[row] == wanted, row, -1)
+
+
+def zwarn_mask(setting: Any) -> int | None:
+    """Return the mask of allowed ZWARN bits: 0 allows none, None means no cut."""
+    if setting is None or setting is False:
+        return None
+    if isinstance(setting, list):
+        return sum(1 << ZWARN_BITS[name] for name in set(setting))
+    return int(setting)
+
+
+def _quasars(
+    targetid: npt.NDArray[np.int64],
+    spectype: npt.NDArray[np.bytes_],
+    z: npt.NDArray[np.float64],
+    zerr: npt.NDArray[np.float64],
+    mgii_path: Path | None,
+    qn_path: Path | None,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return QSO_MASKBITS and the redshifts of the DESI quasar catalogue for every target."""
+    bits = (spectype == b"QSO").astype(np.int32) << QSO_MASKBITS["RR"]
+    z, zerr = z.copy(), zerr.copy()
+    if mgii_path is not None and mgii_path.exists():
+        with open_fits(mgii_path) as fits:
+            mgii = read_columns(fits, "MGII", ("TARGETID", "IS_QSO_MGII"))
+        known, rows = _join(targetid, mgii["TARGETID"], "HDU MGII", mgii_path)
+        bits[known] |= mgii["IS_QSO_MGII"][rows].astype(np.int32) << QSO_MASKBITS["MGII"]
+    if qn_path is not None and qn_path.exists():
+        with open_fits(qn_path) as fits:
+            qn = read_columns(
+                fits, "QN_RR", ("TARGETID", "Z_NEW", "ZERR_NEW", "IS_QSO_QN_NEW_RR", *QN_LINES)
+            )
+        known, rows = _join(targetid, qn["TARGETID"], "HDU QN_RR", qn_path)
+        best = np.max([qn[name] for name in QN_LINES], axis=0, initial=-np.inf)
+        confident = (best > QN_THRESHOLD)[rows]
+        new = confident & qn["IS_QSO_QN_NEW_RR"][rows].astype(bool)
+        bits[known] |= confident.astype(np.int32) << QSO_MASKBITS["QN"]
+        bits[known] |= new.astype(np.int32) << QSO_MASKBITS["QN_NEW_RR"]
+        z[known[new]] = qn["Z_NEW"][rows[new]]
+        zerr[known[new]] = qn["ZERR_NEW"][rows[new]]
+    return bits, z, zerr
+
+
+def _join(
+    targetid: npt.NDArray[np.int64], found: npt.NDArray[Any], where: str, path: Path
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the rows of targets that a table has, and their rows in that table."""
+    found = found.astype(np.int64)
+    check_unique(found, where, path.name)
+    rows = match_rows(targetid, found)
+    known = np.flatnonzero(rows >= 0)
+    return known, rows[known]

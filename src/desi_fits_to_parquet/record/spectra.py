@@ -1,0 +1,165 @@
+"""Reading the spectra of chosen targets from a coadd, in blocks, as the record holds them.
+
+The fusion rounds what comes from here; the validation compares the Parquet with it.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from desi_fits_to_parquet.formats.fits import Fits
+from desi_fits_to_parquet.formats.fits_images import image_shape, read_image
+from desi_fits_to_parquet.outcomes import BadTile
+from desi_fits_to_parquet.record.arms import (
+    CAMERAS,
+    Grid,
+    Spectra,
+    combine,
+    cut_range,
+    drop_masked,
+    join_grids,
+)
+
+
+class Layout(NamedTuple):
+    """How the spectra of a coadd lie on their grids.
+
+    Attributes
+    ----------
+    wavelengths
+        Pixel centres of each arm, Angstrom, float64.
+    grid
+        The joined grid, None where the arms stay separate.
+    cut
+        First and stop pixel of the joined grid within `spectra.wavelength_range`.
+    no_weight
+        Whether masked pixels lose their weight before the arms are joined.
+    """
+
+    wavelengths: tuple[npt.NDArray[np.float64], ...]
+    grid: Grid | None
+    cut: tuple[int, int]
+    no_weight: bool
+
+
+def read_layout(fits: Fits, n_rows: int, settings: Mapping[str, Any]) -> Layout:
+    """Read the wavelengths of a coadd and check the shapes of its images.
+
+    Parameters
+    ----------
+    fits
+        The opened coadd.
+    n_rows
+        Number of targets in its FIBERMAP.
+    settings
+        The section `spectra` of the configuration.
+
+    Raises
+    ------
+    BadTile
+        `corrupt_source` where an HDU is missing, an image has another shape than targets and
+        wavelengths give, or the arms do not share a grid.
+    """
+    waves = []
+    for camera in CAMERAS:
+        shape = image_shape(fits, f"{camera}_WAVELENGTH")
+        if len(shape) != 1:
+            raise _corrupt(fits, f"HDU {camera}_WAVELENGTH has shape {shape}, not one dimension")
+        wave = read_image(fits, f"{camera}_WAVELENGTH").astype(np.float64)
+        if not np.isfinite(wave).all():
+            raise _corrupt(fits, f"HDU {camera}_WAVELENGTH holds values that are no numbers")
+        waves.append(wave)
+        for quantity in ("FLUX", "IVAR", "MASK"):
+            shape = image_shape(fits, f"{camera}_{quantity}")
+            if shape != (n_rows, len(wave)):
+                raise _corrupt(
+                    fits,
+                    f"HDU {camera}_{quantity} has shape {shape}, but {n_rows} targets in FIBERMAP "
+                    f"and {len(wave)} pixels in {camera}_WAVELENGTH make ({n_rows}, {len(wave)})",
+                )
+    try:
+        grid = join_grids(waves)
+    except ValueError as error:
+        raise _corrupt(fits, str(error)) from error
+    joined = settings["cameras"] == "combined"
+    return Layout(
+        tuple(waves),
+        grid if joined else None,
+        cut_range(grid.wavelength, settings["wavelength_range"]) if joined else (0, 0),
+        settings["masked_pixels"] == "no_weight",
+    )
+
+
+def read_spectra(fits: Fits, layout: Layout, rows: npt.NDArray[np.int64]) -> dict[str, Spectra]:
+    """Read the spectra of some rows, with the arms joined and cut as configured, not yet rounded.
+
+    Parameters
+    ----------
+    fits
+        The opened coadd.
+    layout
+        From `read_layout`.
+    rows
+        Rows of the images, in the order wanted.
+
+    Returns
+    -------
+    dict of str to Spectra
+        By the prefix of the field names: one under `""` where the arms are joined, otherwise
+        under `b_`, `r_` and `z_` just as the FITS holds them.
+
+    Raises
+    ------
+    BadTile
+        `corrupt_source` where ivar is negative or no number, or flux is no number where ivar > 0.
+    """
+    arms = []
+    for camera, wave in zip(CAMERAS, layout.wavelengths, strict=True):
+        flux = read_image(fits, f"{camera}_FLUX", rows).astype(np.float32, copy=False)
+        ivar = read_image(fits, f"{camera}_IVAR", rows).astype(np.float32, copy=False)
+        mask = read_image(fits, f"{camera}_MASK", rows).astype(np.int32, copy=False)
+        _check_values(fits, camera, rows, flux, ivar)
+        if layout.no_weight and layout.grid is not None:
+            ivar = drop_masked(ivar, mask)
+        arms.append(Spectra(wave, flux, ivar, mask))
+    if layout.grid is None:
+        return {f"{c.lower()}_": arm for c, arm in zip(CAMERAS, arms, strict=True)}
+    joined = combine(
+        layout.grid, [a.flux for a in arms], [a.ivar for a in arms], [a.mask for a in arms]
+    )
+    inside = slice(*layout.cut)
+    pixels = (np.ascontiguousarray(values[..., inside]) for values in joined if values is not None)
+    return {"": Spectra._make(pixels)}
+
+
+def _check_values(
+    fits: Fits,
+    camera: str,
+    rows: npt.NDArray[np.int64],
+    flux: npt.NDArray[np.float32],
+    ivar: npt.NDArray[np.float32],
+) -> None:
+    bad = ~((ivar >= 0) & (ivar < np.inf))
+    if bad.any():
+        row, pixel = np.argwhere(bad)[0]
+        raise _corrupt(
+            fits,
+            f"HDU {camera}_IVAR is {ivar[row, pixel]} in row {rows[row]}, pixel {pixel}: "
+            "an inverse variance is a number from 0 up",
+        )
+    good = np.isfinite(flux)
+    if not good.all():
+        bad = ~good & (ivar > 0)
+        if bad.any():
+            row, pixel = np.argwhere(bad)[0]
+            raise _corrupt(
+                fits,
+                f"HDU {camera}_FLUX is {flux[row, pixel]} in row {rows[row]}, pixel {pixel}, "
+                "although its inverse variance is above 0",
+            )
+
+
+def _corrupt(fits: Fits, what: str) -> BadTile:
+    return BadTile("corrupt_source", f"{fits.source}: {what}")

@@ -1,0 +1,297 @@
+"""The record's fields other than spectra: read from a tile's tables, matched by TARGETID.
+
+Fields of a file, a target or an optional column that is not there are null.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from desi_fits_to_parquet.columns import load_columns
+from desi_fits_to_parquet.formats.arrow import lists, numbers, rows, strings
+from desi_fits_to_parquet.formats.fits import Fits, open_fits
+from desi_fits_to_parquet.formats.fits_tables import check_column, read_table, table_columns
+from desi_fits_to_parquet.formats.hdf5 import (
+    HDF5_ERRORS,
+    MAX_FITS_BYTES,
+    MAX_SCAN_BYTES,
+    find_object,
+    read_dataset,
+    read_fit_tables,
+)
+from desi_fits_to_parquet.outcomes import BadTile
+from desi_fits_to_parquet.record.schema import Field, fits_type, scans_type
+from desi_fits_to_parquet.record.selection import Selection, check_unique, match_rows
+from desi_fits_to_parquet.tile import REQUIRED_KINDS, Tile
+
+if TYPE_CHECKING:
+    import h5py
+
+
+def read_tables(
+    tile: Tile,
+    folder: Path,
+    coadd: Fits | None,
+    selection: Selection,
+    fields: Sequence[Field],
+    preset: str | None,
+) -> dict[str, pa.Array]:
+    """Read the fields that come from tables, for all selected targets.
+
+    Parameters
+    ----------
+    tile
+        The tile.
+    folder
+        Where its files lie.
+    coadd
+        The opened coadd; None where nothing is selected and it was not fetched.
+    selection
+        The targets, in the order of the record.
+    fields
+        The fields of the record; those that this function does not know are passed over.
+    preset
+        `selection.preset`: with `desi_qso`, `z` and `zerr` are those of the selection.
+
+    Returns
+    -------
+    dict of str to pyarrow.Array
+        By field name, each of length n_selected.
+
+    Raises
+    ------
+    BadTile
+        `corrupt_source` where a table lacks a required column or target, or repeats a target.
+    """
+    n = len(selection.targetid)
+    arrays: dict[str, pa.Array] = {
+        "survey": strings([tile.survey.encode()] * n),
+        "program": strings([tile.program.encode()] * n),
+        "healpix": numbers(pa.int32(), np.full(n, tile.healpix, np.int32)),
+    }
+    by_table: dict[tuple[str, str], list[Field]] = {}
+    for field in fields:
+        if field.source:
+            by_table.setdefault(field.source[:2], []).append(field)
+    for (kind, extname), wanted in by_table.items():
+        path = folder / tile.file_name(kind)
+        if kind == "coadd":
+            if coadd is None:
+                arrays |= _nulls(wanted, n)
+            else:
+                arrays |= _read_fields(coadd, kind, extname, wanted, selection)
+        elif kind in REQUIRED_KINDS or path.exists():
+            with open_fits(path) as fits:
+                arrays |= _read_fields(fits, kind, extname, wanted, selection)
+        else:
+            arrays |= _nulls(wanted, n)
+    if preset == "desi_qso":
+        arrays |= {
+            "z_rr": arrays["z"],
+            "zerr_rr": arrays["zerr"],
+            "z": numbers(pa.float64(), selection.z),
+            "zerr": numbers(pa.float64(), selection.zerr),
+            "qso_maskbits": numbers(pa.int32(), selection.qso_maskbits),
+        }
+    return arrays
+
+
+def _nulls(fields: Sequence[Field], n: int) -> dict[str, pa.Array]:
+    return {field.name: pa.nulls(n, field.type) for field in fields}
+
+
+def _read_fields(
+    fits: Fits, kind: str, extname: str, fields: Sequence[Field], selection: Selection
+) -> dict[str, pa.Array]:
+    there = table_columns(fits, extname)
+    optional = {c.name for c in load_columns(kind, extname) if not c.required}
+    names = [f.source[2] for f in fields if f.source]
+    missing = [name for name in names if name not in there and name in optional]
+    present = [name for name in names if name not in missing]
+    table = read_table(fits, extname, dict.fromkeys(["TARGETID", *present]))
+    check_column(fits, extname, "TARGETID", table["TARGETID"], "iu")
+    targetid = table["TARGETID"].astype(np.int64)
+    check_unique(targetid, f"HDU {extname}", fits.source)
+    row = match_rows(selection.targetid, targetid)
+    absent = row < 0
+    if kind in REQUIRED_KINDS and absent.any():
+        raise BadTile(
+            "corrupt_source",
+            f"{fits.source}: HDU {extname} lacks TARGETID {selection.targetid[absent][0]}, "
+            "which is in redrock's REDSHIFTS",
+        )
+    arrays = {}
+    for field, name in zip(fields, names, strict=True):
+        if name in missing or not len(targetid):
+            arrays[field.name] = pa.nulls(len(row), field.type)
+        else:
+            where = f"{fits.source}: HDU {extname}, column {name}"
+            arrays[field.name] = to_arrow(field.type, table[name][row], absent, where)
+    return arrays
+
+
+def to_arrow(
+    kind: pa.DataType, values: npt.NDArray[Any], absent: npt.NDArray[np.bool_], where: str
+) -> pa.Array:
+    """Convert a column to the type that the schema declares, null where `absent`.
+
+    Parameters
+    ----------
+    kind
+        A type of the schema.
+    values
+        Shape (n,), or (n, length) for lists; bytes for strings. Newer files use narrower types,
+        which widen; wider ones are taken where no value changes.
+    absent
+        bool, shape (n,).
+    where
+        File, HDU and column, for messages.
+
+    Raises
+    ------
+    BadTile
+        `corrupt_source` where values do not fit the declared type.
+    """
+    if pa.types.is_string(kind):
+        if values.dtype.kind != "S":
+            raise BadTile("corrupt_source", f"{where} holds {values.dtype}, not text")
+        return strings(values.tolist(), absent)
+    if pa.types.is_list(kind):
+        table = values if values.ndim == 2 else values[:, np.newaxis]
+        return rows(kind, _converted(kind.value_type.to_pandas_dtype(), table, where), absent)
+    if values.ndim != 1:
+        raise BadTile("corrupt_source", f"{where} holds {values.shape[1]} values a row, not one")
+    return numbers(kind, _converted(kind.to_pandas_dtype(), values, where), absent)
+
+
+def _converted(dtype: Any, values: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:
+    wanted = np.dtype(dtype)
+    if values.dtype == wanted:
+        return values
+    if values.dtype.kind not in "biuf":
+        raise BadTile("corrupt_source", f"{where} holds {values.dtype}, not {wanted}")
+    with np.errstate(invalid="ignore", over="ignore"):
+        converted = values.astype(wanted)
+        same = np.array_equal(converted, values, equal_nan=wanted.kind == "f")
+    # float64 for a declared float32 loses digits only, which no range check should refuse
+    if not same and not (wanted.kind == "f" and values.dtype.kind == "f"):
+        raise BadTile("corrupt_source", f"{where} holds values that do not fit {wanted}")
+    return converted
+
+
+@contextmanager
+def open_details(path: Path) -> Iterator["h5py.File | None"]:
+    """Open a tile's rrdetails file; None where it is not there, `corrupt_source` where broken."""
+    if not path.exists():
+        yield None
+        return
+    import h5py
+
+    with _hdf5_errors(path.name):
+        details = h5py.File(path, "r")
+    with details:
+        yield details
+
+
+@contextmanager
+def _hdf5_errors(file: str) -> Iterator[None]:
+    """Turn what h5py raises for a broken file into `corrupt_source`.
+
+    It raises all of these for a file that is cut short or no HDF5, depending on where it breaks.
+    """
+    try:
+        yield
+    except HDF5_ERRORS as error:
+        raise BadTile(
+            "corrupt_source", f"{file}: not a readable HDF5 file of redrock ({error})"
+        ) from error
+
+
+def read_best_fits(details: "h5py.File | None", targetid: npt.NDArray[np.int64]) -> pa.Array:
+    """Read redrock's best fits of some targets, each target's in increasing order of chi2.
+
+    Returns
+    -------
+    pyarrow.Array
+        Of the type `schema.fits_type()`; null where a target has no fits.
+    """
+    kind = fits_type()
+    if details is None:
+        return pa.nulls(len(targetid), kind)
+    columns = {m.name: "S" if pa.types.is_string(m.type) else "iuf" for m in kind.value_type}
+    with _hdf5_errors(Path(details.filename).name):
+        found = read_fit_tables(details, targetid.tolist(), columns)
+    known = [target in found for target in targetid.tolist()]
+    tables = [fits[np.argsort(fits["chi2"], kind="stable")] for fits in found.values()]
+    lengths = np.zeros(len(targetid), np.int64)
+    lengths[known] = [len(table) for table in tables]
+    members = []
+    for member in kind.value_type:
+        values = np.concatenate([table[member.name] for table in tables] or [np.zeros(0, "S1")])
+        if pa.types.is_string(member.type):
+            members.append(strings(values.tolist()))
+        else:
+            members.append(numbers(member.type, values.astype(member.type.to_pandas_dtype())))
+    structs = pa.StructArray.from_arrays(members, fields=list(kind.value_type))
+    return lists(kind, lengths, structs, ~np.array(known, bool))
+
+
+def read_scans(details: "h5py.File | None", targetid: npt.NDArray[np.int64]) -> pa.Array:
+    """Read redrock's chi2 against redshift, by template, of some targets.
+
+    Returns
+    -------
+    pyarrow.Array
+        Of the type `schema.scans_type()`; null where a target is not in the file.
+    """
+    kind = scans_type()
+    if details is None:
+        return pa.nulls(len(targetid), kind)
+    from h5py import h5g
+
+    with _hdf5_errors(Path(details.filename).name):
+        root = h5g.open(details.id, b"/")
+        targets = read_dataset(root, "targetids", MAX_SCAN_BYTES, 1)[()].astype(np.int64)
+        row = match_rows(targetid, targets)
+        known = row >= 0
+        order = np.unique(row[known])  # h5py wants increasing rows
+        place = np.searchsorted(order, row[known])
+        zscan = find_object(root, "zscan")
+        templates = sorted(name.decode("latin-1") for name in zscan) if zscan else []
+        redshifts: list[npt.NDArray[Any]] = []
+        chi2s: list[npt.NDArray[Any]] = []
+        penalties: list[npt.NDArray[Any]] = []
+        for template in templates:
+            group = find_object(zscan, template)
+            redshifts.append(read_dataset(group, "redshifts", MAX_FITS_BYTES, 1)[()])
+            for name, scans in (("zchi2", chi2s), ("penalty", penalties)):
+                scan = read_dataset(group, name, MAX_SCAN_BYTES, 2)
+                if scan.shape != (len(targets), len(redshifts[-1])):
+                    raise ValueError(f"/zscan/{template}/{name} has shape {scan.shape}")
+                scans.append(scan[order][place])
+    n = len(place)
+    lengths = np.tile([len(redshift) for redshift in redshifts], n)
+    struct = kind.value_type
+
+    def members(name: str, tables: list[npt.NDArray[Any]]) -> pa.Array:
+        """Join the tables: one target after another, in each one template after another."""
+        together = np.concatenate(tables, axis=1) if tables else np.zeros((n, 0))
+        member = struct.field(name).type
+        items = numbers(member.value_type, together.astype(np.float64).reshape(-1))
+        return lists(member, lengths, items)
+
+    scans = pa.StructArray.from_arrays(
+        [
+            strings([template.encode() for template in templates] * n),
+            members("redshift", [np.broadcast_to(z, (n, len(z))) for z in redshifts]),
+            members("chi2", chi2s),
+            members("penalty", penalties),
+        ],
+        fields=list(struct),
+    )
+    return lists(kind, np.where(known, len(templates), 0), scans, ~known)

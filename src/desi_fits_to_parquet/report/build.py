@@ -1,0 +1,107 @@
+"""Make the report of a run: tables for machines, figures and tables for people."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from desi_fits_to_parquet.files import write_atomically, write_json
+from desi_fits_to_parquet.report import content as content_figures
+from desi_fits_to_parquet.report import figures
+from desi_fits_to_parquet.report import pages as report_pages
+from desi_fits_to_parquet.report import sky as sky_maps
+from desi_fits_to_parquet.report.landing import landing_text
+from desi_fits_to_parquet.report.sample import read_sample
+from desi_fits_to_parquet.report.style import save_figure
+from desi_fits_to_parquet.report.tables import (
+    SUMMED,
+    failed_rows,
+    outcome_rows,
+    read_markers,
+    summarize,
+    write_csv,
+    write_tiles,
+)
+from desi_fits_to_parquet.tiles_csv import list_tiles
+
+
+def build_report(
+    tiles_csv: Path,
+    markers_folder: Path,
+    parquet_folder: Path,
+    report_folder: Path,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """Write every file of the report: `report_files.TABLES` and `report_files.PAGES`.
+
+    Parameters
+    ----------
+    tiles_csv
+        The discovered tiles.
+    markers_folder
+        Holds every tile's marker, `{survey}/{program}/{healpix}.json`.
+    parquet_folder
+        Holds the Parquet files, from which the figures of the spectra are drawn.
+    report_folder
+        Where the files are written; made where it is missing.
+    settings
+        The configuration of the run.
+
+    Returns
+    -------
+    dict
+        What `summary.json` holds.
+
+    Raises
+    ------
+    ValueError
+        Where a discovered tile has no marker, or a marker is broken.
+    RuntimeError
+        Where totals are not the sums over the markers.
+    """
+    tiles = list_tiles(tiles_csv)
+    rows, left = read_markers(tiles, markers_folder)
+    table = write_tiles(rows, report_folder / "tiles.parquet")
+    summary = summarize(table, left)
+    write_json(report_folder / "summary.json", summary)
+    write_csv(
+        outcome_rows(table),
+        ("outcome", "tiles", *SUMMED, "meaning"),
+        report_folder / "outcomes.csv",
+    )
+    write_csv(
+        failed_rows(table),
+        ("survey", "program", "healpix", "outcome", "reason", "what_to_do", "bytes_archive"),
+        report_folder / "failed.csv",
+    )
+    write_atomically(report_folder / "landing.rst", landing_text(summary, settings))
+
+    frame = table.drop_columns(["bytes_causes"]).to_pandas()
+    sample = read_sample(frame, parquet_folder)
+    drawings: dict[str, Callable[[], Figure]] = {
+        "reduction.svg": lambda: figures.draw_reduction(frame, summary),
+        "waterfall.svg": lambda: figures.draw_waterfall(summary),
+        "outcomes.svg": lambda: figures.draw_outcomes(frame, summary),
+        "sky_outcomes.svg": lambda: sky_maps.draw_sky_outcomes(frame),
+        "sky_targets.svg": lambda: sky_maps.draw_sky_targets(frame),
+        "speed.svg": lambda: figures.draw_speed(frame),
+        "stages.svg": lambda: figures.draw_stages(frame),
+        "redshifts.svg": lambda: content_figures.draw_redshifts(sample),
+        "brightness.svg": lambda: content_figures.draw_brightness(sample),
+        "spectypes.svg": lambda: content_figures.draw_spectypes(sample),
+        "gallery.svg": lambda: content_figures.draw_gallery(sample),
+        "rounding.svg": lambda: figures.draw_rounding(frame, settings["precision"]),
+    }
+    for name, draw in drawings.items():
+        save_figure(draw, report_folder / name)
+    pages = {
+        "compression.html": report_pages.compression_page(frame, summary),
+        "outcomes.html": report_pages.outcomes_page(frame),
+        "slowest.html": report_pages.slowest_page(frame),
+        "fidelity.html": report_pages.fidelity_page(frame, summary),
+        "provenance.html": report_pages.provenance_page(settings),
+    }
+    for name, text in pages.items():
+        write_atomically(report_folder / name, text)
+    return summary

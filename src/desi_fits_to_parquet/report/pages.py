@@ -1,0 +1,325 @@
+"""The report's HTML pages: compression, outcomes, slowest tiles, fidelity, provenance."""
+
+import platform
+import re
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from desi_fits_to_parquet import __version__
+from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES
+from desi_fits_to_parquet.report.figures import waterfall_steps
+from desi_fits_to_parquet.report.html import (
+    heading,
+    html_page,
+    paragraph,
+    plain_table,
+    preformatted,
+    search_table,
+)
+from desi_fits_to_parquet.report.outliers import FEWEST, THRESHOLD, tiles_worth_a_look
+from desi_fits_to_parquet.report.style import format_bytes
+
+MIB = 2**20
+
+N_SLOWEST = 200
+
+_IDENTITY = {"survey": "survey", "program": "program", "healpix": "HEALPix"}
+
+_PACKAGES = ("snakemake", "numpy", "pyarrow", "h5py", "obstore", "boto3", "astropy", "matplotlib")
+
+_RELEASES = {
+    "iron": ("Data Release 1 (DR1)", "DESI Collaboration et al. 2025, arXiv:2503.14745"),
+    "fuji": ("Early Data Release (EDR)", "DESI Collaboration et al. 2024, AJ 168, 58"),
+}
+
+
+def compression_page(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> str:
+    """Write bytes in the archive, fetched and written: in all, by cause, by survey and program."""
+    groups = []
+    for (survey, program), group in tiles.groupby(["survey", "program"]):
+        groups.append(
+            {"survey": survey, "program": program, **_sizes(group)}
+            | {"rows": int(group.n_rows.sum())}
+        )
+    total = {"survey": "all", "program": "", **_sizes(tiles), "rows": summary["n_rows"]}
+    columns = {
+        "survey": "survey",
+        "program": "program",
+        "tiles": "tiles",
+        "rows": "spectra",
+        "archive": "in the archive (MiB)",
+        "fetched": "fetched (MiB)",
+        "parquet": "Parquet (MiB)",
+        "saved": "saved (%)",
+        "row_kib": "Parquet per spectrum (KiB)",
+    }
+    parts = [plain_table([*groups, total], columns), heading("Causes of the reduction")]
+    steps = [
+        {
+            "step": label,
+            "saved": None if before == after else (before - after) / MIB,
+            "percent": 100 * (before - after) / before if before and before != after else None,
+            "left": after / MIB,
+        }
+        for label, before, after in waterfall_steps(summary["bytes_causes"])
+    ]
+    note = (
+        f"{summary['tiles_with_causes']:,} of {summary['tiles']:,} tiles have a Parquet file and "
+        "state the causes of their reduction."
+    )
+    headings = {
+        "step": "cause",
+        "saved": "saved (MiB)",
+        "percent": "of the bytes before it (%)",
+        "left": "left (MiB)",
+    }
+    return html_page("Compression", *parts, paragraph(note), plain_table(steps, headings))
+
+
+def outcomes_page(tiles: pd.DataFrame) -> str:
+    """Write the failed tiles by kind of reason, and every tile in a table to sort and search."""
+    failed = tiles[tiles.outcome.isin(FAILED_OUTCOMES)]
+    kinds = Counter(
+        (outcome, _kind_of_reason(reason, f"{survey}-{program}-{healpix}"))
+        for outcome, reason, survey, program, healpix in zip(
+            failed.outcome,
+            failed.reason,
+            failed.survey,
+            failed.program,
+            failed.healpix,
+            strict=True,
+        )
+    )
+    reasons = [
+        {"outcome": outcome, "reason": reason, "tiles": count}
+        for (outcome, reason), count in kinds.most_common(50)
+    ]
+    columns = {
+        **_IDENTITY,
+        "outcome": "outcome",
+        "n_targets": "targets",
+        "n_rows": "rows",
+        "archive": "in the archive (MiB)",
+        "fetched": "fetched (MiB)",
+        "parquet": "Parquet (MiB)",
+        "seconds": "time (s)",
+        "reason": "reason",
+    }
+    parts = [
+        heading("Failed tiles by reason (# stands for a number or checksum, TILE for the tile)"),
+        plain_table(reasons, {"outcome": "outcome", "tiles": "tiles", "reason": "reason"})
+        if reasons
+        else paragraph("No tile failed."),
+        heading("All tiles"),
+        search_table(_records(_with_units(tiles), columns), columns),
+    ]
+    return html_page("Tiles and their outcomes", *parts)
+
+
+def slowest_page(tiles: pd.DataFrame) -> str:
+    """Write the tiles that took longest."""
+    frame = _with_units(tiles).nlargest(N_SLOWEST, "seconds")
+    columns = {
+        **_IDENTITY,
+        "outcome": "outcome",
+        "seconds": "in all (s)",
+        "seconds_download": "download (s)",
+        "seconds_fuse": "fuse (s)",
+        "seconds_validate": "validate (s)",
+        "fetched": "fetched (MiB)",
+        "speed": "download (MB/s)",
+        "requests": "requests",
+        "retries": "retries",
+        "throttled": "answers 429 or 503",
+        "n_rows": "rows",
+    }
+    return html_page(
+        f"The {len(frame):,} tiles that took longest",
+        search_table(_records(frame, columns), columns),
+    )
+
+
+def fidelity_page(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> str:
+    """Write audits, rounding errors, schemas, and the tiles that are worth a look."""
+    prints = tiles.schema_fingerprint[tiles.bytes_parquet > 0]
+    schemas = [
+        {"fingerprint": name, "tiles": int(count), "example": _name(tiles.loc[first])}
+        for name, count, first in (
+            (name, (prints == name).sum(), prints.index[prints == name][0])
+            for name in prints.value_counts().index
+        )
+    ]
+    errors = [
+        {"what": "largest error of a flux (sigma)", "value": summary["max_flux_error_sigma"]},
+        {"what": "mean error of flux, signed, over all rows (sigma)", "value": _mean_error(tiles)},
+        {"what": "largest relative error of an ivar", "value": summary["max_ivar_error_relative"]},
+    ]
+    audited = tiles[tiles.audited]
+    audits = (
+        f"{summary['audited']:,} of {summary['tiles']:,} tiles were audited: their whole coadd was "
+        f"fetched ({format_bytes(summary['audit_bytes'])}) and its checksum and rows compared. "
+        f"{summary['audits_failed']:,} audits failed"
+    )
+    failed = audited[audited.audit_passed.eq(False)]  # None, not compared, is no failure
+    bad = ", ".join(_name(row) for _, row in failed.iterrows())
+    odd = tiles_worth_a_look(tiles)
+    columns = {
+        **_IDENTITY,
+        "what": "what is far off",
+        "value": "value",
+        "typical": "median of its survey and program",
+        "score": "distance (robust sigma)",
+    }
+    same = "All Parquet files have one schema." if len(schemas) < 2 else (
+        f"The Parquet files have {len(schemas)} schemas: convert the fewer tiles again."
+    )  # fmt: skip
+    return html_page(
+        "Fidelity",
+        heading("Rounding"),
+        plain_table(errors, {"what": "what", "value": "value"}),
+        heading("Audits"),
+        paragraph(f"{audits}: {bad}." if bad else f"{audits}."),
+        heading("Schemas"),
+        paragraph(same if schemas else "No tile has a Parquet file."),
+        plain_table(
+            schemas, {"fingerprint": "fingerprint", "tiles": "tiles", "example": "for example"}
+        ),
+        heading("Tiles worth a look"),
+        paragraph(
+            f"Farther than {THRESHOLD:g} robust standard deviations from the median of their "
+            f"survey and program (where that has at least {FEWEST} tiles), either in the reduction "
+            "or in the rows per target. Far off need not mean wrong."
+        ),
+        search_table(odd, columns) if odd else paragraph("None."),
+    )
+
+
+def provenance_page(settings: Mapping[str, Any]) -> str:
+    """Write versions, settings, the archive's release, how to reproduce the run, how to cite."""
+    import yaml
+
+    production = Path(settings["archive"]["prefix"]).name
+    release, paper = _RELEASES.get(production, (f"production {production}", None))
+    versions = [
+        {"what": "desi-fits-to-parquet", "version": f"{__version__} ({_commit()})"},
+        {"what": "Python", "version": platform.python_version()},
+        *({"what": name, "version": version(name)} for name in _PACKAGES),
+    ]
+    commands = (
+        f"git checkout {_commit().removesuffix('-dirty')}\n"
+        "make env\n"
+        "# save the settings below as config/this-run.yaml\n"
+        ".venv/bin/snakemake --cores 8 --configfile config/this-run.yaml\n"
+        ".venv/bin/snakemake --report report.html --configfile config/this-run.yaml"
+    )
+    archive = settings["archive"]
+    cite = [
+        f"Data: DESI {release}"
+        + (f"; cite {paper}." if paper else "; cite the paper of this release."),
+        "DESI data are licensed CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/): name the "
+        "DESI Collaboration as their source and say that they were converted.",
+        "Every publication must carry DESI's acknowledgement, word for word as it stands at "
+        "https://data.desi.lbl.gov/doc/acknowledgments/.",
+        "Software: cite desi-fits-to-parquet as its CITATION.cff says.",
+    ]
+    return html_page(
+        "Provenance",
+        heading("Archive"),
+        paragraph(f"{archive['bucket']}/{archive['prefix']}: DESI {release}."),
+        heading("Versions"),
+        plain_table(versions, {"what": "what", "version": "version"}),
+        heading("To reproduce this run"),
+        preformatted(commands),
+        heading("Settings"),
+        preformatted(yaml.safe_dump(_plain(settings), sort_keys=False)),
+        heading("How to cite"),
+        *(paragraph(line) for line in cite),
+    )
+
+
+def _sizes(group: pd.DataFrame) -> dict[str, Any]:
+    archive, parquet = int(group.bytes_archive.sum()), int(group.bytes_parquet.sum())
+    rows = int(group.n_rows.sum())
+    return {
+        "tiles": len(group),
+        "archive": archive / MIB,
+        "fetched": int(group.bytes_fetched.sum()) / MIB,
+        "parquet": parquet / MIB,
+        "saved": 100 * (1 - parquet / archive) if archive else None,
+        "row_kib": parquet / 1024 / rows if rows else None,
+    }
+
+
+def _kind_of_reason(reason: str, tile: str) -> str:
+    """Take out of a sentence what differs between tiles, so that like reasons can be counted."""
+    return re.sub(r"\b([0-9a-f]{32,}|\d+)\b", "#", reason.replace(tile, "TILE"))
+
+
+def _with_units(tiles: pd.DataFrame) -> pd.DataFrame:
+    seconds = tiles.seconds_download + tiles.seconds_fuse + tiles.seconds_validate
+    speed = tiles.bytes_fetched / 1e6 / tiles.seconds_download.where(tiles.seconds_download > 0)
+    return tiles.assign(
+        archive=(tiles.bytes_archive / MIB).round(3),
+        fetched=(tiles.bytes_fetched / MIB).round(3),
+        parquet=(tiles.bytes_parquet / MIB).round(3),
+        seconds=seconds.round(3),
+        seconds_download=tiles.seconds_download.round(3),
+        seconds_fuse=tiles.seconds_fuse.round(3),
+        seconds_validate=tiles.seconds_validate.round(3),
+        speed=speed.round(3),
+        n_targets=tiles.n_targets.astype("Int64"),
+        n_rows=tiles.n_rows.astype("Int64"),
+    )
+
+
+def _records(frame: pd.DataFrame, columns: Mapping[str, str]) -> list[dict[str, Any]]:
+    chosen = frame[list(columns)].astype(object)
+    # type: the stubs allow any hashable as a column's name; here all are text
+    return chosen.where(chosen.notna(), None).to_dict("records")  # type: ignore[return-value]
+
+
+def _mean_error(tiles: pd.DataFrame) -> float | None:
+    """Mean over tiles of their mean error, each weighing as many rows as it has."""
+    known = tiles[tiles.mean_flux_error_sigma.notna() & (tiles.n_rows > 0)]
+    if known.empty:
+        return None
+    return float((known.mean_flux_error_sigma * known.n_rows).sum() / known.n_rows.sum())
+
+
+def _name(row: "pd.Series[Any]") -> str:
+    return f"{row['survey']}-{row['program']}-{row['healpix']}"
+
+
+def _commit() -> str:
+    """Name the commit of this very code; its version where it was installed without git."""
+    # a file that git does not know lies in an installation inside of some other repository
+    if _git("ls-files", __file__):
+        return _git("describe", "--always", "--dirty", "--tags")
+    return f"v{__version__}"
+
+
+def _git(*arguments: str) -> str:
+    git = shutil.which("git")
+    if git is None:
+        return ""
+    command = [git, "-C", str(Path(__file__).parent), *arguments]
+    told = subprocess.run(  # noqa: S603  (the words are this module's own)
+        command, check=False, capture_output=True, text=True
+    )
+    return told.stdout.strip()
+
+
+def _plain(value: Any) -> Any:
+    """Turn Snakemake's own mappings and lists into plain ones, which YAML can write."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value

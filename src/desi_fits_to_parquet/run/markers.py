@@ -1,0 +1,134 @@
+"""Reading the markers, which hold the outcomes of the tiles."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from desi_fits_to_parquet.files import read_json
+from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.tiles_csv import list_tiles
+
+
+def read_markers(results: Path) -> Iterator[dict[str, Any]]:
+    """Read all markers of a results folder, sorted by their path."""
+    for path in sorted((results / "validated").glob("*/*/*.json")):
+        yield read_json(path)
+
+
+LONGEST = 1 << 20
+"""No marker is longer, in bytes."""
+
+
+class Row(NamedTuple):
+    """What the summary needs of a marker; bytes as there, `finished` in Unix seconds."""
+
+    outcome: str
+    finished: float
+    bytes_archive: int
+    bytes_fetched: int
+    bytes_parquet: int
+    reason: str
+
+
+_KEYS = [f'\n "{name}": '.encode() for name in Row._fields]
+
+
+def read_rows(validated: Path) -> tuple[dict[Tile, Row], list[str]]:
+    """Read all markers; one that is removed meanwhile is left out.
+
+    30,000 markers take 0.5 s of CPU.
+
+    Returns
+    -------
+    rows : dict
+        By tile.
+    broken : list of str
+        A line for each marker that cannot be read.
+    """
+    rows: dict[Tile, Row] = {}
+    broken = []
+    for survey in _scan(validated):
+        for program in _scan(survey.path):
+            for entry in _scan(program.path):
+                name = entry.name
+                if name.endswith(".json") and not name.startswith("."):
+                    try:
+                        row = read_row(entry.path)
+                        if row is not None:
+                            rows[Tile(survey.name, program.name, int(name[:-5]))] = row
+                    except ValueError as error:
+                        broken.append(str(error))
+    return rows, broken
+
+
+def read_row(path: Path | str) -> Row | None:
+    """Read one marker; None where it is not there.
+
+    Raises
+    ------
+    ValueError
+        Where it is broken; the message names it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)  # a file object takes twice as long
+    except FileNotFoundError:
+        return None
+    try:
+        data = os.read(descriptor, LONGEST)
+    finally:
+        os.close(descriptor)
+    try:
+        return _pick_fields(data) or _parse_fields(data)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: no marker of this version ({error!r}); delete it and run again"
+        ) from error
+
+
+def _parse_fields(data: bytes) -> Row:
+    marker = json.loads(data)
+    return Row(*[marker[name] for name in Row._fields])
+
+
+def _pick_fields(data: bytes) -> Row | None:
+    """Take the fields out of a marker as `write_json` writes it, eight times faster than parsing.
+
+    There each key of the marker itself stands on a line of its own after one blank, those within
+    its values after more. None where the marker looks otherwise.
+    """
+    if not data.endswith((b"\n}", b"\n}\n")):
+        return None
+    values = []
+    for key in _KEYS:
+        start = data.find(key)
+        if start < 0:
+            return None
+        start += len(key)
+        values.append(data[start : data.index(b"\n", start)].removesuffix(b","))
+    outcome, finished, archive, fetched, parquet, reason = values
+    return Row(
+        outcome.decode().strip('"'),
+        float(finished),
+        int(archive),
+        int(fetched),
+        int(parquet),
+        "" if reason == b'""' else json.loads(reason),
+    )
+
+
+def _scan(folder: Path | str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def read_names(tiles_csv: Path) -> frozenset[Tile] | None:
+    """Read which tiles are discovered; None where the list is not there."""
+    try:
+        return frozenset(list_tiles(tiles_csv))
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,133 @@
+"""The demo: simulate a small archive, serve it on this machine, run the real workflow on it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from desi_fits_to_parquet.config import load_config
+from desi_fits_to_parquet.outcomes import OUTCOMES
+from desi_fits_to_parquet.simulate.archive import simulate_demo_archive
+from desi_fits_to_parquet.simulate.serve import serve_archive
+from desi_fits_to_parquet.tile import Tile
+
+CONFIG = Path("config/demo.yaml")
+
+
+def main() -> int:
+    """Run the demo in the folder of the project; return the exit code."""
+    if not Path("Snakefile").is_file():
+        say("Run the demo in the project's own folder, where the Snakefile is: make demo")
+        return 2
+    signal.signal(signal.SIGTERM, _interrupt)
+    settings = load_config(Path("config/schema.yaml"), Path("config/config.yaml"), CONFIG)
+    results = Path(settings["results"])
+    if results.exists():  # what an earlier demo left would leave nothing to do
+        shutil.rmtree(results)
+    begun = time.monotonic()
+    try:
+        with tempfile.TemporaryDirectory(prefix="desi-demo-") as scratch:
+            say("Simulating a small DESI archive ...")
+            archive = settings["archive"]
+            expected = simulate_demo_archive(Path(scratch), prefix=archive["prefix"])
+            with serve_archive(Path(scratch), archive["bucket"]) as endpoint:
+                say(f"Serving its {len(expected)} tiles at {endpoint}; running the workflow on it.")
+                code = run_snakemake("--cores", "all", endpoint=endpoint)
+                if code == 0:
+                    code = run_snakemake(
+                        "--report", str(results / "report.html"), "--quiet", "all",
+                        endpoint=endpoint,
+                    )  # fmt: skip
+    except KeyboardInterrupt:
+        say("\nInterrupted; the local S3 service is stopped.")
+        return 130
+    if code:
+        say(f"The workflow failed (exit code {code}); its messages stand above.")
+        return code
+    summary = json.loads((results / "report/summary.json").read_text())
+    print_summary(summary, results, time.monotonic() - begun)
+    print_quasars(results)
+    return compare_outcomes(results, expected)
+
+
+def run_snakemake(*arguments: str, endpoint: str) -> int:
+    """Run Snakemake with the demo's configuration; stop it first when this process is stopped."""
+    command = [
+        sys.executable, "-m", "snakemake", *arguments,
+        "--configfile", str(CONFIG), "--config", f"archive={{endpoint: '{endpoint}'}}",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, env=environment)  # noqa: S603  (the workflow itself)
+    try:
+        return process.wait()
+    except BaseException:
+        # Ctrl-C reached it as well; it ends its jobs by itself, but not for longer than this
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        raise
+
+
+def print_summary(summary: Mapping[str, Any], results: Path, seconds: float) -> None:
+    """Print what the run did: tiles by outcome, bytes in and out, where to look."""
+    say("\nTiles by outcome")
+    for outcome, meaning in OUTCOMES.items():
+        say(f"  {summary['outcomes'][outcome]:5d}  {outcome:15s} {meaning}")
+    archive, fetched, written = (
+        summary[f"bytes_{what}"] / 1e6 for what in ("archive", "fetched", "parquet")
+    )
+    say(
+        f"\nIn the archive {archive:8.1f} MB\nFetched        {fetched:8.1f} MB\n"
+        f"Parquet        {written:8.1f} MB   ({1 - written / archive:.1%} less than the archive)\n"
+        f"\n{summary['n_rows']} quasars in {seconds:.0f} s.\n"
+        f"Parquet  {results}/parquet\nReport   {results}/report.html"
+        f"  (open it in a browser)\nTables   {results}/report/"
+    )
+
+
+def print_quasars(results: Path, count: int = 5) -> None:
+    """Print the brightest quasars of the demo, read from its Parquet."""
+    import pyarrow.dataset as ds
+
+    columns = ["survey", "program", "healpix", "targetid", "z", "flux_r"]
+    quasars = ds.dataset(results / "parquet").to_table(columns=columns)
+    say(f"\nThe {count} brightest, from {results}/parquet")
+    say(f"  {'tile':18s} {'targetid':>18s} {'z':>7s} {'flux_r':>8s}")
+    for row in quasars.sort_by([("flux_r", "descending")]).slice(0, count).to_pylist():
+        tile = Tile(row["survey"], row["program"], row["healpix"])
+        say(f"  {tile.name:18s} {row['targetid']:18d} {row['z']:7.4f} {row['flux_r']:8.2f}")
+
+
+def compare_outcomes(results: Path, expected: Mapping[Tile, str]) -> int:
+    """Compare each tile's outcome with what was built into the archive; return the exit code."""
+    from desi_fits_to_parquet.paths import marker_tile
+    from desi_fits_to_parquet.run.markers import read_markers
+
+    found = {marker_tile(marker): marker["outcome"] for marker in read_markers(results)}
+    for tile in sorted(expected.keys() | found.keys()):
+        if expected.get(tile) != found.get(tile):
+            say(f"{tile.name}: expected {expected.get(tile)}, found {found.get(tile)}")
+    return int(found != expected)
+
+
+def say(text: str) -> None:
+    """Print to standard output at once, in order with what Snakemake prints."""
+    print(text, flush=True)  # noqa: T201  (its only output)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
