@@ -1,22 +1,11 @@
-# Settings and functions that the rules share. No rule stands here, no function there.
-import gc
+# Settings and functions that the rules share. No rule stands here.
 import os
-import signal
 import sys
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from threading import Thread
 
 import yaml
 from snakemake.exceptions import WorkflowError
-from snakemake.resources import Resource
-from snakemake.jobs import GroupJob, GroupJobFactory, Job
-from snakemake.logging import logger
-
-# Snakemake's 90,000 jobs all stay: to look for garbage among them as often as Python does by itself
-# takes a tenth of the time of the graph.
-gc.set_threshold(20_000, 20, 20)
 
 # The scripts of the jobs import the library of this very checkout, wherever they run.
 SOURCE = str(Path(workflow.basedir) / "src")
@@ -26,18 +15,10 @@ os.environ.update(PYTHONPATH=SOURCE)
 # A job computes on one core; starting BLAS's pool of threads would double its CPU time.
 os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
 
-from desi_fits_to_parquet.archive.errors import ArchiveUnreachable
 from desi_fits_to_parquet.columns import kinds_used
 from desi_fits_to_parquet.config import ConfigError, check_config
 from desi_fits_to_parquet.archive.credentials import clear_environment
-from desi_fits_to_parquet.discover import probe_archive
-from desi_fits_to_parquet.run.lock import RunningElsewhere, hold_lock
-from desi_fits_to_parquet.run.notify import NotifyError, read_addresses
-from desi_fits_to_parquet.run.watch import TILE_RULES, watch_run
 from desi_fits_to_parquet.report.files import PAGES, TABLES
-from desi_fits_to_parquet.run.repair import remove_leftovers
-from desi_fits_to_parquet.run.scheduling import choose_followers_too
-from desi_fits_to_parquet.paths import LOW_NOTE
 from desi_fits_to_parquet.tile import PROGRAMS, SURVEYS, Tile
 from desi_fits_to_parquet.tiles_csv import list_tiles, pack_sources, read_sources
 
@@ -56,29 +37,6 @@ except ConfigError as error:
 # Nobody's keys, endpoints or regions for other work; see archive.profile.
 clear_environment(os.environ)
 
-
-def new_group(factory, groupid, jobs, resources):
-    """A group of jobs that no other part of the graph knows."""
-    return GroupJob(groupid, frozenset(jobs), resources)
-
-
-# Snakemake 9.27 bundles tiles again each time it looks at the graph, and a resumed run looks twice.
-# It begins from the groups that it merged the first time, so that a tile was submitted twice, in
-# two groups at once (snakemake/snakemake#1628, snakemake-executor-plugin-slurm#253).
-GroupJobFactory.new = new_group
-
-# Snakemake looks for the file of a job's script anew for each job: an eighth of the time of the graph.
-workflow.sourcecache._cache = cache(workflow.sourcecache._cache)
-
-# No rule has a pipe or a service as its input. Snakemake looks for one of all tiles in each of the
-# 30,000 inputs of the report, and of `all`: minutes at the end of a run.
-Job.is_pipe_or_service_input = lambda job, path: False
-
-# tiles fetched at once, unless --resources or a profile says another number
-if "download" not in workflow.global_resources:
-    workflow.register_resource(
-        "download", Resource("download", config["transfer"]["downloads"])
-    )
 
 RESULTS = config["results"].rstrip("/")
 TILE = "{survey}/{program}/{healpix}"
@@ -169,50 +127,3 @@ def all_markers(wildcards):
         f"{RESULTS}/validated/{tile.survey}/{tile.program}/{tile.healpix}.json"
         for tile in tiles
     ]
-
-
-def tiles_to_do():
-    """The tiles that Snakemake is going to validate, as far as it knows them yet."""
-    return {
-        Tile(job.wildcards.survey, job.wildcards.program, int(job.wildcards.healpix))
-        for job in workflow.dag.needrun_jobs()
-        if job.rule.name == "validate_tile"
-    }
-
-
-def count_tiles():
-    """How many tiles Snakemake is going to do."""
-    return len(tiles_to_do())
-
-
-def end_run(*signal_and_frame):
-    """Let the running jobs finish and begin no more.
-
-    In a thread of its own: as Snakemake's own handler of SIGTERM, in the middle of the main
-    thread, it was seen to wait for ever for a lock that this thread holds.
-    """
-    Thread(target=workflow.scheduler.exit_gracefully, daemon=True).start()
-
-
-onstart:
-    # Not Snakemake's own lock, which outlives a killed run and would have to be removed by hand.
-    # What keeps a run from beginning ends it here in one line, not as a failed job.
-    needed = {job.rule.name for job in workflow.dag.needrun_jobs()}
-    try:
-        addresses = read_addresses(
-            config["notify"]["urls_file"], os.environ, Path(workflow.basedir)
-        )
-        hold_lock(f"{RESULTS}/.lock")
-        remove_leftovers(Path(RESULTS), tiles_to_do())
-        Path(RESULTS, LOW_NOTE).unlink(missing_ok=True)
-        if "discover_tiles" in needed:
-            probe_archive(config["archive"])
-    except (RunningElsewhere, ArchiveUnreachable, NotifyError) as error:
-        sys.exit(f"Stopped before the first job: {error}")
-    signal.signal(signal.SIGTERM, end_run)
-    scheduler = workflow.scheduler
-    scheduler.job_selector = choose_followers_too(
-        scheduler.job_selector, workflow.dag, scheduler.running
-    )
-    if needed.intersection(["discover_tiles", *TILE_RULES]):
-        watch_run(logger, config, addresses, count_tiles, end_run)
