@@ -70,17 +70,17 @@ def assert_as_desispec(
     np.testing.assert_allclose(ours.flux, reference.flux[band], rtol=2**-22, atol=2**-23 * weight)
 
 
-def test_combined_arms_differ_from_desispec_where_pixels_are_masked() -> None:
+def test_combined_arms_are_desispecs_where_pixels_are_masked() -> None:
     flux, ivar, mask = draw_arms()
     assert_as_desispec(WAVES, flux, ivar, mask)
 
 
-def test_combined_arms_differ_from_desispec_on_a_simulated_coadd(tmp_path: Path) -> None:
+def test_combined_arms_are_desispecs_on_a_simulated_coadd(tmp_path: Path) -> None:
     write_tile(tmp_path, n_targets=8, kinds=("coadd",))
     assert_as_desispec(*read_arms(tmp_path / TILE.file_name("coadd")))
 
 
-def test_combined_arms_differ_from_desispec_on_a_real_coadd(real_data: Path) -> None:
+def test_combined_arms_are_desispecs_on_a_real_coadd(real_data: Path) -> None:
     path = real_data / "special/dark/272/27247/coadd-special-dark-27247.fits"
     waves, flux, ivar, mask = read_arms(path)
     assert_as_desispec(waves, flux, ivar, mask)
@@ -91,7 +91,7 @@ def test_combined_arms_differ_from_desispec_on_a_real_coadd(real_data: Path) -> 
     )
 
 
-def test_the_joined_grid_is_not_7781_increasing_pixels() -> None:
+def test_the_joined_grid_is_7781_increasing_pixels() -> None:
     grid = join_grids(WAVES)
     assert len(grid.wavelength) == 7781
     assert (np.diff(grid.wavelength) > 0).all()
@@ -99,7 +99,7 @@ def test_the_joined_grid_is_not_7781_increasing_pixels() -> None:
     assert grid.wavelength[[0, -1]].tolist() == [3600.0, 9824.0]
 
 
-def test_overlap_is_not_the_weighted_mean() -> None:
+def test_overlap_is_the_weighted_mean() -> None:
     flux, ivar, mask = draw_arms(1)
     for i, (f, w) in enumerate(((2.0, 1.0), (6.0, 3.0))):
         flux[i][:], ivar[i][:], mask[i][:] = f, w, 0
@@ -109,7 +109,7 @@ def test_overlap_is_not_the_weighted_mean() -> None:
     assert combined.ivar[0, at] == 4.0
 
 
-def test_masked_pixels_lose_their_mask_unless_they_lose_their_weight() -> None:
+def test_masked_pixels_keep_their_bits_and_lose_their_weight_where_asked() -> None:
     flux, ivar, mask = draw_arms(1)
     for w, m in zip(ivar, mask, strict=True):
         w[:], m[:] = 1.0, 4
@@ -137,7 +137,7 @@ def test_pixels_without_weight_or_with_huge_weight_give_no_nan() -> None:
     assert np.isfinite(combined.ivar).all()
 
 
-def test_cut_loses_or_adds_a_pixel_at_its_limits() -> None:
+def test_cut_keeps_exactly_the_pixels_within_its_limits() -> None:
     wave = join_grids(WAVES).wavelength
     first, stop = cut_range(wave, [3600, 9800])
     assert (first, stop) == (0, 7751)
@@ -148,7 +148,7 @@ def test_cut_loses_or_adds_a_pixel_at_its_limits() -> None:
         cut_range(wave, [3600.1, 3600.2])
 
 
-def test_arms_on_other_grids_are_joined_all_the_same() -> None:
+def test_arms_on_other_grids_are_refused() -> None:
     shifted = [WAVES[0], WAVES[1] + 0.3, WAVES[2]]
     with pytest.raises(ValueError, match="arm R are not on the grid"):
         join_grids(shifted)

@@ -66,7 +66,7 @@ def read_fits(folder: Path, kind: str, hdu: str) -> dict[int, Any]:
     }
 
 
-def test_fields_differ_from_the_tables_they_come_from(
+def test_fields_are_those_of_the_tables_they_come_from(
     tile_folder: Path, tmp_path: Path, settings: Settings
 ) -> None:
     config = changed(settings, columns=EVERYTHING)
@@ -95,14 +95,12 @@ def test_fields_differ_from_the_tables_they_come_from(
                 np.testing.assert_array_equal(value, wanted, err_msg=field.name)
 
 
-def test_rows_are_not_sorted_by_targetid(
-    tile_folder: Path, tmp_path: Path, settings: Settings
-) -> None:
+def test_rows_are_sorted_by_targetid(tile_folder: Path, tmp_path: Path, settings: Settings) -> None:
     ids = converted(tile_folder, tmp_path, settings)["targetid"].to_pylist()
     assert ids == sorted(ids)
 
 
-def test_spectra_are_those_of_another_target(
+def test_spectra_are_those_of_their_target(
     tile_folder: Path, tmp_path: Path, settings: Settings
 ) -> None:
     lossless = changed(settings, precision={"mode": "lossless"}, spectra={"cameras": "separate"})
@@ -120,7 +118,7 @@ def test_spectra_are_those_of_another_target(
             assert table[f"{camera}_wavelength"][0].as_py() == wave.tolist()
 
 
-def test_combined_spectra_are_cut_elsewhere(
+def test_combined_spectra_are_cut_at_the_wavelengths_asked_for(
     tile_folder: Path, tmp_path: Path, settings: Settings
 ) -> None:
     table = converted(tile_folder, tmp_path, settings)
@@ -133,7 +131,7 @@ def test_combined_spectra_are_cut_elsewhere(
     assert len(converted(tile_folder, tmp_path, narrow)["flux"][0]) == 126
 
 
-def test_best_fits_are_incomplete_or_out_of_order(
+def test_best_fits_are_complete_and_in_order(
     tile_folder: Path, tmp_path: Path, settings: Settings
 ) -> None:
     table = converted(tile_folder, tmp_path, settings)
@@ -156,7 +154,7 @@ def test_best_fits_are_incomplete_or_out_of_order(
                     assert value == (wanted.decode() if isinstance(wanted, bytes) else wanted)
 
 
-def test_scans_are_those_of_another_target(
+def test_scans_are_those_of_their_target(
     tile_folder: Path, tmp_path: Path, settings: Settings
 ) -> None:
     table = converted(tile_folder, tmp_path, changed(settings, columns={"rrdetails_scans": True}))
@@ -173,7 +171,9 @@ def test_scans_are_those_of_another_target(
                 assert scan["penalty"] == group["penalty"][row].tolist()
 
 
-def test_the_preset_keeps_no_redshift_of_redrock(tmp_path: Path, settings: Settings) -> None:
+def test_the_preset_keeps_the_redshift_of_redrock_beside_its_own(
+    tmp_path: Path, settings: Settings
+) -> None:
     folder = write_tile(tmp_path / "tile", n_targets=80)
     config = changed(settings, selection={"preset": "desi_qso"})
     table = converted(folder, tmp_path / "out", config)
@@ -193,7 +193,7 @@ def test_the_preset_keeps_no_redshift_of_redrock(tmp_path: Path, settings: Setti
     assert replaced
 
 
-def test_schema_depends_on_which_files_or_targets_are_there(
+def test_schema_is_the_same_whichever_files_or_targets_are_there(
     broken: Path, tmp_path: Path, settings: Settings
 ) -> None:
     config = changed(settings, columns=EVERYTHING)
@@ -215,7 +215,7 @@ def test_schema_depends_on_which_files_or_targets_are_there(
     assert poor["flux"].equals(full["flux"])
 
 
-def test_targets_missing_from_an_optional_file_are_not_null(
+def test_targets_missing_from_an_optional_file_are_null(
     broken: Path, tmp_path: Path, settings: Settings
 ) -> None:
     path = broken / TILE.file_name("emline")
@@ -236,7 +236,7 @@ def test_targets_missing_from_an_optional_file_are_not_null(
 
 
 @pytest.mark.parametrize("form", ["unsigned", "compressed", "compressed_unsigned"])
-def test_a_form_of_mask_reads_differently(tmp_path: Path, settings: Settings, form: str) -> None:
+def test_every_form_of_mask_reads_the_same(tmp_path: Path, settings: Settings, form: str) -> None:
     tables = [
         converted(
             write_tile(tmp_path / name, n_targets=12, mask_form=name, kinds=("coadd", "redrock")),
@@ -249,7 +249,7 @@ def test_a_form_of_mask_reads_differently(tmp_path: Path, settings: Settings, fo
     assert any(any(mask) for mask in tables[0]["mask"].to_pylist())
 
 
-def test_newer_redrock_columns_are_refused(tmp_path: Path, settings: Settings) -> None:
+def test_newer_redrock_columns_give_the_same_schema(tmp_path: Path, settings: Settings) -> None:
     new = write_tile(
         tmp_path / "new", n_targets=12, redrock_columns="newer", kinds=("coadd", "redrock")
     )
@@ -261,7 +261,7 @@ def test_newer_redrock_columns_are_refused(tmp_path: Path, settings: Settings) -
     assert tables[1]["fitmethod"].null_count == tables[1].num_rows
 
 
-def test_redrock_in_another_order_gives_another_table(tmp_path: Path, settings: Settings) -> None:
+def test_redrock_in_another_order_gives_the_same_table(tmp_path: Path, settings: Settings) -> None:
     tables = [
         converted(
             write_tile(tmp_path / str(shuffle), shuffle_redrock=shuffle),
@@ -274,7 +274,7 @@ def test_redrock_in_another_order_gives_another_table(tmp_path: Path, settings: 
     assert different_columns(*tables) == ["rrdetails"]
 
 
-def test_a_tile_of_survey_validation_needs_other_settings(
+def test_a_tile_of_survey_validation_converts_with_the_same_settings(
     tmp_path: Path, settings: Settings
 ) -> None:
     tile = Tile("sv3", "dark", 10000)
@@ -284,7 +284,7 @@ def test_a_tile_of_survey_validation_needs_other_settings(
     assert table["sv3_desi_target"].null_count == 0
 
 
-def test_real_files_do_not_convert(real_data: Path, tmp_path: Path, settings: Settings) -> None:
+def test_real_files_convert(real_data: Path, tmp_path: Path, settings: Settings) -> None:
     tile = Tile("special", "dark", 27247)
     folder = real_data / "special/dark/272/27247"
     galaxies = changed(settings, selection={"spectypes": ["GALAXY"]})
@@ -297,7 +297,7 @@ def test_real_files_do_not_convert(real_data: Path, tmp_path: Path, settings: Se
         assert exact["r_flux"][0].as_py() == hdus["R_FLUX"].data[0].tolist()
 
 
-def test_real_best_fits_do_not_convert(real_data: Path) -> None:
+def test_real_best_fits_and_scans_are_read(real_data: Path) -> None:
     from desi_fits_to_parquet.record.tables import open_details, read_best_fits, read_scans
 
     path = real_data / "redrock-details/rrdetails-0-100-thru20210505.h5"
@@ -312,7 +312,7 @@ def test_real_best_fits_do_not_convert(real_data: Path) -> None:
     assert [scan["template"] for scan in scans[0]] == ["GALAXY", "QSO:::HIZ"]
 
 
-def test_the_same_input_gives_other_bytes(
+def test_the_same_input_gives_the_same_bytes(
     tile_folder: Path, tmp_path: Path, settings: Settings
 ) -> None:
     elsewhere = copy_tile(tile_folder, tmp_path / "elsewhere" / "deep")
@@ -322,7 +322,7 @@ def test_the_same_input_gives_other_bytes(
     assert str(tmp_path).encode() not in first.read_bytes()
 
 
-def test_provenance_is_not_in_the_file(broken: Path, tmp_path: Path, settings: Settings) -> None:
+def test_provenance_is_in_the_file(broken: Path, tmp_path: Path, settings: Settings) -> None:
     sources = {
         kind: {"key": f"dr1/{kind}", "size": 1, "etag": f"etag-{kind}", "sha256": "ab" * 32,
                "bytes_fetched": 1}
@@ -348,7 +348,7 @@ def test_provenance_is_not_in_the_file(broken: Path, tmp_path: Path, settings: S
     assert left["encoding"] == record["bytes_parquet"]
 
 
-def test_rows_alone_convert_to_another_table_than_whole_files(
+def test_rows_alone_convert_to_the_same_table_as_whole_files(
     tile_folder: Path, tmp_path: Path, settings: Settings
 ) -> None:
     """The rows mode of the transfer writes a coadd of the selected targets alone."""
@@ -376,7 +376,7 @@ def test_rows_alone_convert_to_another_table_than_whole_files(
     assert without.read_bytes() == with_coadd.read_bytes()
 
 
-def test_a_failed_download_is_not_passed_on(tmp_path: Path, settings: Settings) -> None:
+def test_a_failed_download_is_passed_on(tmp_path: Path, settings: Settings) -> None:
     (tmp_path / "fits").mkdir()
     download = {"outcome": "missing_source", "reason": "no redrock", "requests": 3, "retries": 1}
     (tmp_path / "fits/download.json").write_text(json.dumps(download))
@@ -483,7 +483,7 @@ COADD, REDROCK = (rf"^{kind}-main-dark-10000\.fits: " for kind in ("coadd", "red
         pytest.param(cut_short, COADD + r"HDU \w+ needs \d+ bytes, .* cut short", id="cut short"),
     ],
 )  # fmt: skip
-def test_bad_input_is_converted_or_crashes(
+def test_bad_input_fails_the_tile_and_says_where(
     broken: Path,
     tmp_path: Path,
     settings: Settings,
@@ -499,7 +499,7 @@ def test_bad_input_is_converted_or_crashes(
 
 
 @pytest.mark.parametrize("keep", [0, 100, 0.5, 0.95])
-def test_hdf5_cut_short_is_converted_or_crashes(
+def test_hdf5_cut_short_fails_the_tile(
     broken: Path, tmp_path: Path, settings: Settings, keep: float
 ) -> None:
     path = broken / TILE.file_name("rrdetails")
@@ -510,7 +510,7 @@ def test_hdf5_cut_short_is_converted_or_crashes(
     assert record["reason"].startswith("rrdetails-main-dark-10000.h5: not a readable HDF5 file")
 
 
-def test_emline_with_a_target_twice_is_converted(
+def test_emline_with_a_target_twice_fails_the_tile(
     broken: Path, tmp_path: Path, settings: Settings
 ) -> None:
     def repeat(hdus: Any) -> None:
@@ -522,7 +522,7 @@ def test_emline_with_a_target_twice_is_converted(
     assert record["reason"].startswith("emline-main-dark-10000.fits: HDU EMLINEFIT holds TARGETID")
 
 
-def test_nan_in_flux_without_weight_fails_the_tile(
+def test_nan_in_flux_fails_the_tile_only_where_it_has_weight(
     broken: Path, tmp_path: Path, settings: Settings
 ) -> None:
     def dead_pixel(hdus: Any) -> None:
@@ -537,7 +537,7 @@ def test_nan_in_flux_without_weight_fails_the_tile(
     assert "HDU B_FLUX is nan" in record["reason"]
 
 
-def test_an_old_parquet_survives_a_tile_that_fails(
+def test_a_tile_that_fails_leaves_no_old_parquet(
     broken: Path, tmp_path: Path, settings: Settings
 ) -> None:
     _, _, path = convert(TILE, broken, tmp_path / "out", settings)
@@ -547,7 +547,7 @@ def test_an_old_parquet_survives_a_tile_that_fails(
     assert list(path.parent.iterdir()) == []
 
 
-def test_a_full_disk_is_taken_for_bad_data(
+def test_a_full_disk_is_a_crash_and_leaves_no_half_file(
     tile_folder: Path, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_args: Any, **_kwargs: Any) -> None:
@@ -559,7 +559,7 @@ def test_a_full_disk_is_taken_for_bad_data(
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_fusion_job_imports_what_it_need_not(
+def test_a_fusion_job_imports_only_what_it_needs(
     tile_folder: Path, tmp_path: Path, settings: Settings
 ) -> None:
     code = (
@@ -578,7 +578,7 @@ def test_a_fusion_job_imports_what_it_need_not(
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
-def test_memory_grows_with_the_tile(tmp_path: Path, settings: Settings) -> None:
+def test_memory_stays_bounded_as_the_tile_grows(tmp_path: Path, settings: Settings) -> None:
     """Four times the targets, all selected, may not need much more than a few blocks."""
     everyone = changed(settings, selection={"spectypes": ["QSO", "GALAXY", "STAR"], "zwarn": None})
     code = (

@@ -52,7 +52,7 @@ def expected(tree: Path) -> list[tuple[Any, ...]]:
     return sorted(tuple(row.values()) for row in rows)
 
 
-def test_duckdb_does_not_read_the_tree(tree: Path) -> None:
+def test_duckdb_reads_the_tree(tree: Path) -> None:
     glob = f"{tree}/**/*.parquet"
     for options in ("", ", hive_partitioning = true"):
         rows = duckdb.sql(
@@ -66,7 +66,7 @@ def test_duckdb_does_not_read_the_tree(tree: Path) -> None:
     assert fit > 0
 
 
-def test_pyarrow_does_not_read_the_tree(tree: Path) -> None:
+def test_pyarrow_reads_the_tree(tree: Path) -> None:
     for partitioning in (None, "hive"):
         table = ds.dataset(tree, partitioning=partitioning).to_table()
         columns = table.select(["survey", "program", "healpix", "targetid", "z"]).to_pylist()
@@ -74,14 +74,14 @@ def test_pyarrow_does_not_read_the_tree(tree: Path) -> None:
     assert pq.read_table(tree, partitioning=None).num_rows == len(expected(tree))
 
 
-def test_pandas_does_not_read_the_tree(tree: Path) -> None:
+def test_pandas_reads_the_tree(tree: Path) -> None:
     frame = pd.read_parquet(tree, partitioning=None)
     columns = frame[["survey", "program", "healpix", "targetid", "z"]]
     assert sorted(columns.itertuples(index=False, name=None)) == expected(tree)
     assert {len(flux) for flux in frame["flux"]} == {7751}
 
 
-def test_polars_does_not_read_the_tree(tree: Path) -> None:
+def test_polars_reads_the_tree(tree: Path) -> None:
     for source in (tree, f"{tree}/**/*.parquet"):
         frame = pl.scan_parquet(source).collect()
         columns = frame.select("survey", "program", "healpix", "targetid", "z")
@@ -89,7 +89,9 @@ def test_polars_does_not_read_the_tree(tree: Path) -> None:
     assert isinstance(frame.schema["rrdetails"].inner, pl.Struct)
 
 
-def test_astropy_shows_no_units(tree: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_astropy_shows_units_and_descriptions(
+    tree: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
     tile = TILES[0]
     folder = tree.parent / "fits" / tile.name
     simple = changed(settings, columns={"rrdetails": False})
@@ -107,7 +109,7 @@ def test_astropy_shows_no_units(tree: Path, tmp_path: Path, settings: dict[str, 
         assert table["z"].meta["ucd"] == "src.redshift;meta.main"
 
 
-def test_lists_of_structs_keep_astropy_from_reading_the_rest(tree: Path) -> None:
+def test_the_rest_of_a_file_with_lists_of_structs_is_read_for_astropy(tree: Path) -> None:
     path = next(tree.rglob("main-dark-17.parquet"))
     with pytest.raises(NotImplementedError, match="struct"):
         # when this no longer raises, readers.py can go
@@ -118,7 +120,9 @@ def test_lists_of_structs_keep_astropy_from_reading_the_rest(tree: Path) -> None
     assert len(table["flux"][0]) == 7751
 
 
-def test_one_spectrum_costs_reading_all(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_one_spectrum_is_found_without_reading_all(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
     tile = TILES[0]
     everyone = changed(settings, selection={"spectypes": ["QSO", "GALAXY", "STAR"], "zwarn": None})
     folder = write_tile(tmp_path / "tile", tile, n_targets=200, kinds=("coadd", "redrock"))

@@ -24,7 +24,7 @@ EVERYTHING = {
 }  # fmt: skip
 
 
-def test_the_default_record_lacks_a_field_of_the_contract(settings: dict[str, Any]) -> None:
+def test_the_default_record_has_the_fields_of_the_contract(settings: dict[str, Any]) -> None:
     names = [field.name for field in record_fields(settings)]
     assert names[:4] == ["survey", "program", "healpix", "targetid"]
     assert names[-5:] == ["wavelength", "flux", "ivar", "mask", "mask_arms"]
@@ -37,7 +37,7 @@ def test_the_default_record_lacks_a_field_of_the_contract(settings: dict[str, An
 
 @pytest.mark.parametrize("cameras", ["combined", "separate"])
 @pytest.mark.parametrize("preset", [None, "desi_qso"])
-def test_two_fields_have_one_name(
+def test_every_field_has_a_name_of_its_own(
     settings: dict[str, Any], cameras: str, preset: str | None
 ) -> None:
     for size in (0, 1, 8):
@@ -53,7 +53,7 @@ def test_two_fields_have_one_name(
             assert names == [name.lower() for name in names]
 
 
-def test_a_field_without_unit_description_or_ucd(settings: dict[str, Any]) -> None:
+def test_every_field_has_its_unit_description_and_ucd(settings: dict[str, Any]) -> None:
     config = changed(settings, columns=EVERYTHING, selection={"preset": "desi_qso"})
     fields = record_fields(config)
     for field, declared in zip(fields, arrow_schema(fields), strict=True):
@@ -69,14 +69,14 @@ def test_a_field_without_unit_description_or_ucd(settings: dict[str, Any]) -> No
     assert units["target_ra"] == "deg"
 
 
-def test_the_preset_does_not_say_that_redshifts_are_replaced(settings: dict[str, Any]) -> None:
+def test_the_preset_says_that_redshifts_are_replaced(settings: dict[str, Any]) -> None:
     fields = record_fields(changed(settings, selection={"preset": "desi_qso"}))
     described = {field.name: field.description for field in fields}
     assert {"qso_maskbits", "z_rr", "zerr_rr", "is_qso_mgii", "z_new", "c_lya"} <= set(described)
     assert "QuasarNET" in described["z"]
 
 
-def test_the_fingerprint_misses_a_change(settings: dict[str, Any]) -> None:
+def test_the_fingerprint_changes_with_any_part_of_a_field(settings: dict[str, Any]) -> None:
     fields = record_fields(settings)
     assert fingerprint(fields) == fingerprint(record_fields(settings))
     for change in ({"unit": "mag"}, {"description": "?"}, {"type": pa.int8()}, {"name": "x"}):
@@ -85,7 +85,7 @@ def test_the_fingerprint_misses_a_change(settings: dict[str, Any]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The unit:astropy.units.UnitsWarning")
-def test_the_votable_is_not_one_field_a_column(settings: dict[str, Any]) -> None:
+def test_the_votable_has_one_field_for_each_column(settings: dict[str, Any]) -> None:
     fields = record_fields(changed(settings, columns=EVERYTHING))
     table = astropy_votable.parse(BytesIO(votable(fields).encode()), verify="exception")
     described = table.get_first_table().fields
@@ -96,7 +96,7 @@ def test_the_votable_is_not_one_field_a_column(settings: dict[str, Any]) -> None
         assert (there.unit is None) == (here.unit == "")
 
 
-def test_the_documentation_lists_other_fields(settings: dict[str, Any]) -> None:
+def test_the_documentation_lists_the_fields_of_the_schema(settings: dict[str, Any]) -> None:
     default = record_fields(settings)
     there = {field.name for field in default}
     everything = changed(settings, columns=EVERYTHING, selection={"preset": "desi_qso"})

@@ -52,7 +52,7 @@ ALL = {"spectypes": ["QSO", "GALAXY", "STAR"], "zwarn": None,
        "objtypes": ["TGT", "SKY", "NON", "BAD"]}  # fmt: skip
 
 
-def test_the_default_is_not_the_plain_quasar_cut(tile_folder: Path, settings: Settings) -> None:
+def test_the_default_is_the_plain_quasar_cut(tile_folder: Path, settings: Settings) -> None:
     redshifts, fibermap = tables(tile_folder)
     wanted = (redshifts["SPECTYPE"] == "QSO") & (redshifts["ZWARN"] == 0)
     wanted &= fibermap["OBJTYPE"] == "TGT"
@@ -64,7 +64,7 @@ def test_the_default_is_not_the_plain_quasar_cut(tile_folder: Path, settings: Se
     assert not selection.qso_maskbits.any()
 
 
-def test_everything_cannot_be_selected(tile_folder: Path, settings: Settings) -> None:
+def test_everything_can_be_selected(tile_folder: Path, settings: Settings) -> None:
     assert len(select(tile_folder, settings, **ALL).row) == 80
 
 
@@ -72,7 +72,7 @@ def test_everything_cannot_be_selected(tile_folder: Path, settings: Settings) ->
     ("setting", "mask"),
     [(0, 0), (None, None), (False, None), (4, 4), (["SMALL_DELTA_CHI2", "LITTLE_COVERAGE"], 6)],
 )
-def test_zwarn_settings_mean_other_bits(
+def test_zwarn_settings_allow_the_bits_they_name(
     tile_folder: Path, settings: Settings, setting: Any, mask: int | None
 ) -> None:
     assert zwarn_mask(setting) == mask
@@ -82,7 +82,7 @@ def test_zwarn_settings_mean_other_bits(
     assert selection.targetid.tolist() == sorted(redshifts["TARGETID"][wanted])
 
 
-def test_limits_leave_out_their_ends(tile_folder: Path, settings: Settings) -> None:
+def test_limits_include_their_ends(tile_folder: Path, settings: Settings) -> None:
     redshifts, _ = tables(tile_folder)
     for name in ("z", "deltachi2"):
         values = np.sort(redshifts[name.upper()])
@@ -94,7 +94,7 @@ def test_limits_leave_out_their_ends(tile_folder: Path, settings: Settings) -> N
         assert kept.max() == high
 
 
-def test_fiberstatus_is_not_one_of_the_values(tile_folder: Path, settings: Settings) -> None:
+def test_fiberstatus_is_one_of_the_values_asked_for(tile_folder: Path, settings: Settings) -> None:
     _, fibermap = tables(tile_folder)
     values = sorted(set(fibermap["COADD_FIBERSTATUS"].tolist()))
     assert len(values) > 1
@@ -103,7 +103,7 @@ def test_fiberstatus_is_not_one_of_the_values(tile_folder: Path, settings: Setti
 
 
 @pytest.mark.parametrize("survey", ["main", "sv1", "sv3"])
-def test_target_bits_are_read_from_another_column(
+def test_target_bits_are_read_from_the_column_of_the_survey(
     tmp_path: Path, settings: Settings, survey: str
 ) -> None:
     tile = Tile(survey, "dark", 77)
@@ -116,12 +116,16 @@ def test_target_bits_are_read_from_another_column(
     assert selection.targetid.tolist() == sorted(fibermap["TARGETID"][wanted])
 
 
-def test_an_unknown_target_bit_is_taken_for_none(tile_folder: Path, settings: Settings) -> None:
+def test_an_unknown_target_bit_is_refused_with_those_allowed(
+    tile_folder: Path, settings: Settings
+) -> None:
     with pytest.raises(ValueError, match=r"QUASAR is no bit of DESI_TARGET; allowed .*QSO"):
         select(tile_folder, settings, targets=["QUASAR"])
 
 
-def test_the_quasar_catalogue_is_not_reproduced(tile_folder: Path, settings: Settings) -> None:
+def test_the_preset_selects_as_the_quasar_catalogue_does(
+    tile_folder: Path, settings: Settings
+) -> None:
     redshifts, fibermap = tables(tile_folder)
     mgii = Table.read(tile_folder / TILE.file_name("qso_mgii"), hdu="MGII")
     network = Table.read(tile_folder / TILE.file_name("qso_qn"), hdu="QN_RR")
@@ -144,7 +148,7 @@ def test_the_quasar_catalogue_is_not_reproduced(tile_folder: Path, settings: Set
     assert any(bits & 16 for bits, _ in wanted.values()), "the tile shows no replaced redshift"
 
 
-def test_the_preset_fails_without_afterburner_files(
+def test_the_preset_works_without_afterburner_files(
     tile_folder: Path, tmp_path: Path, settings: Settings
 ) -> None:
     folder = copy_tile(tile_folder, tmp_path / "tile")
@@ -154,7 +158,7 @@ def test_the_preset_fails_without_afterburner_files(
     assert set(selection.qso_maskbits) == {2}
 
 
-def test_redrock_with_rows_in_another_order_selects_others(
+def test_redrock_with_rows_in_another_order_selects_the_same(
     tile_folder: Path, tmp_path: Path, settings: Settings
 ) -> None:
     write_tile(tmp_path, n_targets=80, kinds=("redrock",), shuffle_redrock=True)
@@ -164,7 +168,7 @@ def test_redrock_with_rows_in_another_order_selects_others(
     assert (redshifts["TARGETID"][shuffled.row] == shuffled.targetid).all()
 
 
-def test_fibermap_in_another_order_than_redshifts_selects_others(
+def test_fibermap_in_another_order_than_redshifts_selects_the_same(
     tile_folder: Path, tmp_path: Path, settings: Settings
 ) -> None:
     folder = copy_tile(tile_folder, tmp_path / "tile")
@@ -176,7 +180,7 @@ def test_fibermap_in_another_order_than_redshifts_selects_others(
     assert (select(folder, settings).targetid == select(tile_folder, settings).targetid).all()
 
 
-def test_duplicate_targetids_are_accepted(
+def test_duplicate_targetids_are_refused(
     tile_folder: Path, tmp_path: Path, settings: Settings
 ) -> None:
     folder = copy_tile(tile_folder, tmp_path / "tile")
@@ -189,7 +193,7 @@ def test_duplicate_targetids_are_accepted(
         select(folder, settings)
 
 
-def test_row_match_misses_a_difference() -> None:
+def test_row_match_names_each_difference() -> None:
     ids = np.array([3, 1, 2])
     check_row_match(ids, ids[::-1], "HDU X", "f.fits")
     for found, what in (
@@ -202,12 +206,12 @@ def test_row_match_misses_a_difference() -> None:
         assert caught.value.outcome == "corrupt_source"
 
 
-def test_matching_finds_a_target_that_is_not_there() -> None:
+def test_matching_marks_a_target_that_is_not_there() -> None:
     assert match_rows(np.array([5, -7, 6]), np.array([-7, 5])).tolist() == [1, 0, -1]
     assert match_rows(np.array([5]), np.zeros(0, np.int64)).tolist() == [-1]
 
 
-def test_the_real_galaxy_is_not_found(real_data: Path, settings: Settings) -> None:
+def test_the_real_galaxy_is_found_and_is_no_quasar(real_data: Path, settings: Settings) -> None:
     path = real_data / "special/dark/272/27247/redrock-special-dark-27247.fits"
     galaxies = changed(settings, selection={"spectypes": ["GALAXY"], "zwarn": None})
     assert len(select_targets(path, "special", galaxies).targetid) == 1

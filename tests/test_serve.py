@@ -53,7 +53,7 @@ def status(url: str, method: str = "GET", **headers: str) -> tuple[int, bytes, d
             return error.code, error.read(), dict(error.headers)
 
 
-def test_unsigned_get_head_and_range(endpoint: str) -> None:
+def test_unsigned_get_head_and_range_are_answered(endpoint: str) -> None:
     url = f"{endpoint}/{BUCKET}/dr1/a/data.bin"
     assert status(url)[:2] == (200, bytes(range(256)) * 40)
     code, data, headers = status(url, "HEAD")

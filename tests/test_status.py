@@ -226,7 +226,7 @@ def test_view_follows_jobs_without_a_line_for_each_and_names_crashes(
     assert run["ended"] == "ended, 1 jobs crashed; the same command does them again"
 
 
-def test_same_summary_from_the_run_and_from_another_shell(
+def test_summary_is_the_same_from_the_run_and_from_another_shell(
     results: Path, watched: Callable[[io.TextIOBase], Told]
 ):
     screen = io.StringIO()

@@ -34,7 +34,9 @@ def tile_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tile(tmp_path_factory.mktemp("tile"))
 
 
-def test_a_good_tile_does_not_pass(tile_folder: Path, tmp_path: Path, settings: Settings) -> None:
+def test_a_good_tile_passes_and_its_marker_is_complete(
+    tile_folder: Path, tmp_path: Path, settings: Settings
+) -> None:
     record, marker, path = convert(TILE, tile_folder, tmp_path, settings)
     assert set(marker) >= MARKER
     assert marker["outcome"] == "converted"
@@ -49,7 +51,7 @@ def test_a_good_tile_does_not_pass(tile_folder: Path, tmp_path: Path, settings: 
 
 
 @pytest.mark.parametrize("cameras", ["combined", "separate"])
-def test_lossless_is_not_exact(
+def test_lossless_is_exact(
     tile_folder: Path, tmp_path: Path, settings: Settings, cameras: str
 ) -> None:
     exact = changed(settings, precision={"mode": "lossless"}, spectra={"cameras": cameras})
@@ -58,7 +60,7 @@ def test_lossless_is_not_exact(
     assert marker["max_flux_error_sigma"] == marker["max_ivar_error_relative"] == 0
 
 
-def test_an_empty_tile_is_no_valid_null(
+def test_an_empty_tile_is_a_valid_result(
     tile_folder: Path, tmp_path: Path, settings: Settings
 ) -> None:
     nobody = changed(settings, selection={"z": [90, 91]})
@@ -135,7 +137,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("case", CHANGES)
-def test_a_wrong_parquet_passes(
+def test_a_wrong_parquet_is_refused_named_and_removed(
     tile_folder: Path, tmp_path: Path, settings: Settings, case: str
 ) -> None:
     change, sentence = CHANGES[case]
@@ -153,7 +155,7 @@ def test_a_wrong_parquet_passes(
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "changed"])
-def test_a_damaged_parquet_passes(
+def test_a_damaged_parquet_is_refused_and_removed(
     tile_folder: Path, tmp_path: Path, settings: Settings, damage: str
 ) -> None:
     record = fuse_tile(TILE, tile_folder, tmp_path, settings)
@@ -192,7 +194,7 @@ def mean_is_consistent(exact: Spectra, flux: Any) -> bool:
     return abs(errors.mean_flux_sigma) <= bias_limit(0.125, errors.independent)
 
 
-def test_truncation_is_taken_for_rounding() -> None:
+def test_truncation_is_told_apart_from_rounding() -> None:
     exact = noise(7751)
     rounded = round_flux(exact.flux, exact.ivar, 0.125)
     assert mean_is_consistent(exact, rounded)
@@ -204,26 +206,26 @@ def test_truncation_is_taken_for_rounding() -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_good_rounding_fails_by_chance(seed: int) -> None:
+def test_good_rounding_passes_whatever_the_noise(seed: int) -> None:
     exact = noise(1000, seed)
     assert mean_is_consistent(exact, round_flux(exact.flux, exact.ivar, 0.125))
 
 
-def test_a_constant_spectrum_is_taken_for_a_bias() -> None:
+def test_a_constant_spectrum_is_no_bias() -> None:
     n = 7751
     flat = np.full((1, n), 1.3, np.float32)
     exact = Spectra(np.arange(float(n)), flat, np.ones_like(flat), np.zeros((1, n), np.int32))
     assert mean_is_consistent(exact, round_flux(flat, exact.ivar, 0.125))
 
 
-def test_lossless_limits_let_a_changed_bit_pass() -> None:
+def test_lossless_limits_refuse_a_changed_bit() -> None:
     exact = noise(100)
     flux = np.nextafter(exact.flux, np.float32(np.inf))
     with pytest.raises(BadTile, match="flux is not bit for bit"):
         compare_spectra(exact, exact._replace(flux=flux), bound("lossless", 0, 0), Errors(), "f")
 
 
-def test_a_pixel_without_weight_may_change() -> None:
+def test_a_pixel_without_weight_must_stay_as_it_was() -> None:
     exact = noise(100)
     exact.ivar[0, 7] = 0
     flux = exact.flux.copy()
