@@ -1,0 +1,137 @@
+"""What is written down of a tile: download record, fuse record and marker, key by key.
+
+The download and the fusion leave theirs beside the FITS (`paths.DOWNLOAD_RECORD`, `FUSE_RECORD`);
+the marker, made of both, stays and holds the tile's outcome.
+"""
+
+from typing import Literal, TypedDict
+
+from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.tiles_csv import Source
+
+
+class TileKeys(TypedDict):
+    """Which tile it is."""
+
+    survey: str
+    program: str
+    healpix: int
+
+
+class FetchedSource(Source):
+    """A file of the archive and what was fetched of it.
+
+    `sha256` is that of the archive's list, None where it has none. `verified` says what the fetched
+    bytes agreed with (see `download.tile.Fetched`), None where they were not fetched.
+    """
+
+    sha256: str | None
+    verified: str | None
+    bytes_fetched: int
+
+
+class AuditRecord(TypedDict):
+    """What an audit found: `download.audit.Audit` as it is written."""
+
+    checked_bytes: int
+    sha256_ok: bool | None
+    rows_ok: bool
+    problem: str
+
+
+class TransferRecord(TypedDict):
+    """What the download tells of itself in its record and in the marker.
+
+    `bytes_archive` is the size of the files that are used, `bytes_fetched` what came over the
+    network; `retries` are requests sent again, `throttled` answers 429 or 503.
+    """
+
+    bytes_archive: int
+    bytes_fetched: int
+    requests: int
+    retries: int
+    throttled: int
+    sources: dict[str, FetchedSource]
+    audit: AuditRecord | None
+
+
+class DownloadRecord(TileKeys, TransferRecord):
+    """The download record.
+
+    `outcome` is None where the data are there, else the tile's failed outcome, and `reason` the
+    sentence for it. `n_targets` counts the rows of REDSHIFTS and `n_selected` those selected of
+    them; None where unknown, as `n_selected` always is in mode `files`.
+    """
+
+    outcome: str | None
+    reason: str
+    mode: Literal["rows", "files"]
+    n_targets: int | None
+    n_selected: int | None
+    seconds: float
+
+
+class FuseRecord(TypedDict):
+    """The fuse record.
+
+    `outcome` is None where there is a Parquet, else the tile's failed outcome. `bytes_causes` are
+    the bytes left after each step from the archive to the Parquet.
+    """
+
+    outcome: str | None
+    reason: str
+    n_targets: int | None
+    n_rows: int | None
+    bytes_parquet: int
+    bytes_causes: dict[str, int]
+    sha256: str | None
+    seconds: float
+
+
+class Marker(TileKeys, TransferRecord):
+    """The marker.
+
+    `n_rows` and `sha256` are None and `bytes_parquet` is 0 where there is no Parquet. Errors of
+    flux are in units of the pixel's sigma; `finished` is in Unix seconds.
+    """
+
+    outcome: str
+    reason: str
+    n_targets: int | None
+    n_rows: int | None
+    bytes_parquet: int
+    bytes_causes: dict[str, int]
+    seconds_download: float
+    seconds_fuse: float
+    seconds_validate: float
+    max_flux_error_sigma: float
+    mean_flux_error_sigma: float
+    max_ivar_error_relative: float
+    sha256: str | None
+    schema_fingerprint: str
+    finished: float
+
+
+def tile_keys(tile: Tile) -> TileKeys:
+    """Return the keys that say which tile a record is of."""
+    return {"survey": tile.survey, "program": tile.program, "healpix": tile.healpix}
+
+
+def not_downloaded(tile: Tile) -> DownloadRecord:
+    """Return the record of a tile whose whole files are there, but were not fetched from here."""
+    return {
+        **tile_keys(tile),
+        "outcome": None,
+        "reason": "",
+        "mode": "files",
+        "n_targets": None,
+        "n_selected": None,
+        "bytes_archive": 0,
+        "bytes_fetched": 0,
+        "requests": 0,
+        "retries": 0,
+        "throttled": 0,
+        "sources": {},
+        "audit": None,
+        "seconds": 0.0,
+    }

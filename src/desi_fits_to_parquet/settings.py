@@ -1,0 +1,123 @@
+"""The settings and their types, section by section, as `config.check_config` gives them.
+
+What each of them means, what it allows and its default stand in `config/schema.yaml`; a test holds
+these types to it.
+"""
+
+from typing import Literal, TypedDict
+
+
+class ArchiveSettings(TypedDict):
+    """Section `archive`: where the archive is, and who signs the requests."""
+
+    bucket: str
+    prefix: str
+    region: str
+    endpoint: str | None
+    profile: str | None
+
+
+class TilesSettings(TypedDict):
+    """Section `tiles`: which tiles are wanted."""
+
+    surveys: list[str]
+    programs: list[str]
+    healpix: list[int] | str | None
+
+
+class SelectionSettings(TypedDict):
+    """Section `selection`: which targets of a tile are wanted."""
+
+    preset: Literal["desi_qso"] | None
+    spectypes: list[str]
+    zwarn: int | list[str] | Literal[False] | None
+    objtypes: list[str]
+    coadd_fiberstatus: list[int] | None
+    z: list[float] | None
+    deltachi2: list[float] | None
+    targets: list[str] | None
+
+
+class ColumnsSettings(TypedDict):
+    """Section `columns`: which tables, and which columns of them."""
+
+    fibermap: Literal["default", "all"] | list[str]
+    scores: bool
+    tsnr2: bool
+    emline: bool
+    rrdetails: bool
+    rrdetails_scans: bool
+    qso_mgii: bool
+    qso_qn: bool
+
+
+class SpectraSettings(TypedDict):
+    """Section `spectra`: how the arms are combined and cut."""
+
+    cameras: Literal["combined", "separate"]
+    wavelength_range: list[float]
+    masked_pixels: Literal["desispec", "no_weight"]
+
+
+class PrecisionSettings(TypedDict):
+    """Section `precision`: what rounding may do."""
+
+    mode: Literal["bounded", "lossless"]
+    flux_tolerance: float
+    ivar_bits: int
+
+
+class TransferSettings(TypedDict):
+    """Section `transfer`: how tiles are fetched."""
+
+    mode: Literal["rows", "files"]
+    downloads: int
+    connections: int
+    max_connections: int
+    attempts: int
+    timeout_s: float
+    latency_s: float
+    bandwidth_mb_s: float
+    limit_mb_s: float | None
+    audit_fraction: float
+
+
+class ResourcesSettings(TypedDict):
+    """Section `resources`: what is left of this machine."""
+
+    min_free_gb: float
+
+
+class NotifySettings(TypedDict):
+    """Section `notify`: who is told what of a run."""
+
+    urls_file: str | None
+    every_tiles: int | None
+    every_percent: float | None
+    failed_percent: float | None
+    abort: bool
+    min_mb_s: float | None
+    speed_minutes: float
+
+
+class BenchmarkSettings(TypedDict):
+    """Section `benchmark`: bounds of `benchmark_archive`."""
+
+    limit_mb: float
+
+
+class Settings(TypedDict):
+    """A checked configuration: every setting has a value."""
+
+    results: str
+    archive: ArchiveSettings
+    tiles: TilesSettings
+    sample: int | None
+    selection: SelectionSettings
+    columns: ColumnsSettings
+    spectra: SpectraSettings
+    precision: PrecisionSettings
+    transfer: TransferSettings
+    resources: ResourcesSettings
+    notify: NotifySettings
+    benchmark: BenchmarkSettings
