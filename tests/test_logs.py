@@ -1,8 +1,10 @@
 """Every command of docs/logs.md must run and answer its question on the logs as jobs write them."""
 
 import contextlib
+import datetime
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -56,7 +58,9 @@ def by_shell(question: str) -> str:
 def by_duckdb(question: str) -> list[tuple]:
     (views,) = blocks("DuckDB", "sql")
     (query,) = blocks(question, "sql")
-    with duckdb.connect() as connection:
+    with duckdb.connect() as connection, pytest.MonkeyPatch.context() as environment:
+        # not among what DuckDB brings: it imports it where a time with a time zone comes out
+        environment.setitem(sys.modules, "pytz", None)
         connection.execute(views)
         return connection.execute(query).fetchall()
 
@@ -110,4 +114,9 @@ def test_speed_is_that_of_the_markers(logs: Path):
     assert sum(int(line.split()[0]) for line in hours) == 5
     rows = by_duckdb(question)
     assert sum(row[1] for row in rows) == 5
+    finished = {int(figures["finished"] // 3600) for figures in MARKERS}
+    assert [row[0] for row in rows] == [
+        datetime.datetime.fromtimestamp(3600 * hour, datetime.UTC).replace(tzinfo=None)
+        for hour in sorted(finished)
+    ]
     assert sum(row[4] for row in rows) == total("throttled")
