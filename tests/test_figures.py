@@ -10,11 +10,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from report_markers import SETTINGS, marker
+from report_markers import SETTINGS, marker, write_run
 
 from desi_fits_to_parquet.outcomes import OUTCOMES
+from desi_fits_to_parquet.report import build, figures
 from desi_fits_to_parquet.report import content as content_figures
-from desi_fits_to_parquet.report import figures
 from desi_fits_to_parquet.report.html import html_page, plain_table, search_table
 from desi_fits_to_parquet.report.outliers import tiles_worth_a_look
 from desi_fits_to_parquet.report.pages import outcomes_page, provenance_page
@@ -161,20 +161,66 @@ def test_figures_leave_the_settings_of_matplotlib_alone_and_ignore_them(tmp_path
     assert "<dc:date>" not in (tmp_path / "a.svg").read_text()
 
 
-@pytest.mark.parametrize(
-    "draw",
-    [
-        figures.draw_speed,
-        figures.draw_stages,
-        lambda t: figures.draw_rounding(t, SETTINGS["precision"]),
-    ],
-)
-def test_every_axis_has_a_label_with_its_unit(draw):
-    with styled():
-        figure = draw(table_of([marker(tile, "converted") for tile in TILES]))
-    for axes in figure.axes:
-        if axes.get_xticklabels() and axes.xaxis.get_tick_params()["labelbottom"]:
-            assert axes.get_xlabel()
+UNITS = {
+    *("s", "minutes", "hours", "days", "bytes", "KiB", "MiB", "GiB", "MB/s", "1/hour"),
+    *(
+        "%",
+        "% of the largest",
+        "sigma",
+        "0.001 sigma",
+        "AB mag",
+        "Å",
+        r"10$^{-17}$ erg s$^{-1}$ cm$^{-2}$ Å$^{-1}$",
+    ),
+}
+PURE_NUMBERS = {
+    "redshift z",
+    "archive bytes / Parquet bytes",
+    "median flux / sigma of a pixel",
+}
+
+
+def has_unit(label):
+    """Whether a label names a known unit, alone or beside a remark, or what is counted."""
+    in_brackets = label.removesuffix(")").partition("(")[2].split(", ")
+    counted = any(text.startswith("number") for text in (label, *in_brackets))
+    return counted or label in PURE_NUMBERS or not UNITS.isdisjoint(in_brackets)
+
+
+def numbered_axes(figure):
+    """Label of each axis that shows numbers; that of the whole figure where it has none."""
+    for axes in filter(lambda axes: axes.axison, figure.axes):
+        for axis, whole in (
+            (axes.xaxis, figure.get_supxlabel()),
+            (axes.yaxis, figure.get_supylabel()),
+        ):
+            shown = [text.get_text() for text in axis.get_ticklabels() if text.get_visible()]
+            if any(text[-1:].isdigit() or text.endswith("}$") for text in shown):
+                yield axis.get_label_text() or whole
+
+
+def test_every_axis_of_the_report_has_a_label_with_its_unit(tmp_path, monkeypatch):
+    drawn = {}
+
+    def keep(draw, path):
+        with styled():
+            drawn[path.name] = draw()
+            drawn[path.name].draw_without_rendering()
+
+    monkeypatch.setattr(build, "save_figure", keep)
+    write_run(tmp_path, markers=[marker(tile, "converted") for tile in TILES])
+    for tile in TILES:
+        write_parquet(tmp_path / "parquet", tile, ("",))
+    folders = (tmp_path / name for name in ("tiles.csv", "validated", "parquet", "report"))
+    build.build_report(*folders, SETTINGS)
+    labels = [(name, label) for name, figure in drawn.items() for label in numbered_axes(figure)]
+    assert {name for name, _ in labels} >= drawn.keys() - {"sky_outcomes.svg"}
+    assert [(name, label) for name, label in labels if not has_unit(label)] == []
+
+
+@pytest.mark.parametrize("label", ["", "time of a tile", "time (sidereal)", "flux (jansky)"])
+def test_a_label_without_a_unit_that_the_report_knows_is_noticed(label):
+    assert not has_unit(label)
 
 
 def test_a_cell_cannot_bring_markup_into_a_page():
