@@ -25,9 +25,8 @@ def hint(setting: dict[str, Any]) -> Any:
         return Literal[setting["const"]]
     kinds = setting["type"] if isinstance(setting["type"], list) else [setting["type"]]
     items = setting.get("items", {})
-    found = [list[str if "enum" in items else hint(items)] if k == "array" else KINDS[k]
-             for k in kinds]  # fmt: skip
-    return Union[tuple(found)]  # noqa: UP007
+    item = str if "enum" in items else hint(items) if items else None
+    return Union[tuple(list[item] if kind == "array" else KINDS[kind] for kind in kinds)]  # noqa: UP007
 
 
 def plain(kind: Any) -> Any:

@@ -6,9 +6,10 @@ its tables from it and the Parquet schema is made from it.
 """
 
 import csv
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from desi_fits_to_parquet.settings import Settings
 
 FIBERMAP_DEFAULT = (
     "TARGET_RA",
@@ -134,7 +135,7 @@ def fibermap_columns(choice: str | list[str]) -> tuple[str, ...]:
     return tuple(name for name in known if name in wanted and name != "TARGETID")
 
 
-def afterburners_used(settings: Mapping[str, Any]) -> tuple[str, ...]:
+def afterburners_used(settings: Settings) -> tuple[str, ...]:
     """Kinds of the quasar afterburner files in use: `qso_mgii`, `qso_qn`, both or none.
 
     The preset `desi_qso` needs both, whatever `columns` says.
@@ -143,7 +144,7 @@ def afterburners_used(settings: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(k for k in ("qso_mgii", "qso_qn") if preset or settings["columns"][k])
 
 
-def kinds_used(settings: Mapping[str, Any]) -> tuple[str, ...]:
+def kinds_used(settings: Settings) -> tuple[str, ...]:
     """Kinds of files that a configuration reads, required ones first.
 
     Parameters

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from desi_fits_to_parquet.columns import fibermap_columns
+from desi_fits_to_parquet.settings import Settings
 from desi_fits_to_parquet.tiles_csv import read_pixels
 
 
@@ -14,7 +15,7 @@ class ConfigError(Exception):
     """The configuration does not fit; the message names each key and what is allowed there."""
 
 
-def check_config(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+def check_config(config: Mapping[str, Any], schema: Mapping[str, Any]) -> Settings:
     """Fill in the defaults of a configuration and check it.
 
     Parameters
@@ -26,7 +27,7 @@ def check_config(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[s
 
     Returns
     -------
-    dict
+    Settings
         A configuration in which every setting of the schema has a value.
 
     Raises
@@ -36,7 +37,7 @@ def check_config(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[s
     """
     from jsonschema import Draft202012Validator
 
-    settings: dict[str, Any] = _with_defaults(config, schema)
+    settings: Settings = _with_defaults(config, schema)
     problems = [
         _problem(error, schema)
         for error in sorted(
@@ -50,7 +51,7 @@ def check_config(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[s
     return settings
 
 
-def load_config(schema_path: Path, *config_paths: Path) -> dict[str, Any]:
+def load_config(schema_path: Path, *config_paths: Path) -> Settings:
     """Read YAML files, later ones overriding earlier ones, and check the outcome.
 
     This is for use without Snakemake, which reads and merges the files itself.
@@ -152,7 +153,7 @@ def _dotted(path: Iterable[Any]) -> str:
     return text or "the configuration"
 
 
-def _contradictions(settings: Mapping[str, Any]) -> Iterable[str]:
+def _contradictions(settings: Settings) -> Iterable[str]:
     """Find what a schema cannot express, such as ranges upside down and files not there."""
     texts = {"results": settings["results"]} | {
         f"archive.{key}": value for key, value in settings["archive"].items()
@@ -160,11 +161,13 @@ def _contradictions(settings: Mapping[str, Any]) -> Iterable[str]:
     for name, text in texts.items():
         if isinstance(text, str) and text.endswith("\n"):  # which `$` of a pattern lets through
             yield f"{name} is {text!r}. Allowed: no line break at its end."
-    for section, key in (("spectra", "wavelength_range"), ("selection", "z"),
-                         ("selection", "deltachi2")):  # fmt: skip
-        limits = settings[section][key]
+    for name, limits in (
+        ("spectra.wavelength_range", settings["spectra"]["wavelength_range"]),
+        ("selection.z", settings["selection"]["z"]),
+        ("selection.deltachi2", settings["selection"]["deltachi2"]),
+    ):
         if limits is not None and not limits[0] < limits[1]:
-            yield f"{section}.{key} is {limits}. Allowed: the lower limit first, then the higher."
+            yield f"{name} is {limits}. Allowed: the lower limit first, then the higher."
     healpix = settings["tiles"]["healpix"]
     if isinstance(healpix, str):
         if Path(healpix).is_file():

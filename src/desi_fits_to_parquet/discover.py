@@ -3,14 +3,14 @@
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from desi_fits_to_parquet.archive.errors import NothingFound
 from desi_fits_to_parquet.archive.keys import _ODD, archive_address, parse_key, sort_by_kind
 from desi_fits_to_parquet.archive.listing import LISTERS, Listing, open_listing
+from desi_fits_to_parquet.settings import ArchiveSettings, TilesSettings
 from desi_fits_to_parquet.tile import SURVEYS, Tile
 from desi_fits_to_parquet.tiles_csv import Source, Sources, read_pixels, read_tiles, write_tiles
 
@@ -21,7 +21,7 @@ MAX_NAMED = 10
 
 
 def discover_tiles(
-    archive: Mapping[str, Any], tiles: Mapping[str, Any], sample: int | None, out_csv: Path
+    archive: ArchiveSettings, tiles: TilesSettings, sample: int | None, out_csv: Path
 ) -> int:
     """List the tiles of an archive into a table (see `tiles_csv`).
 
@@ -91,7 +91,7 @@ def discover_tiles(
     return len(chosen)
 
 
-def probe_archive(archive: Mapping[str, Any]) -> None:
+def probe_archive(archive: ArchiveSettings) -> None:
     """Ask the archive for one listing, so that a run that needs it can end before it begins.
 
     Raises
@@ -103,7 +103,7 @@ def probe_archive(archive: Mapping[str, Any]) -> None:
     list_folder(f"{archive['prefix']}/healpix/", level=True, tries=1)
 
 
-def relist_tiles(archive: Mapping[str, Any], tiles_csv: Path, tiles: Iterable[Tile]) -> None:
+def relist_tiles(archive: ArchiveSettings, tiles_csv: Path, tiles: Iterable[Tile]) -> None:
     """List the folders of some tiles anew and write what stands there now into the table.
 
     Raises
@@ -129,7 +129,7 @@ def _find_groups(
     list_folder: Listing,
     root: str,
     surveys: list[str],
-    tiles: Mapping[str, Any],
+    tiles: TilesSettings,
     wanted: set[int] | None,
     odd: list[str],
 ) -> Iterator[str]:

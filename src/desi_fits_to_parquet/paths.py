@@ -1,8 +1,8 @@
 """Where things lie below the results folder."""
 
 from pathlib import Path
-from typing import Any
 
+from desi_fits_to_parquet.records import Marker
 from desi_fits_to_parquet.tile import Tile
 
 LOW_NOTE = ".disk_low"
@@ -37,6 +37,6 @@ def marker_path(results: Path, tile: Tile) -> Path:
     return results / "validated" / tile.survey / tile.program / f"{tile.healpix}.json"
 
 
-def marker_tile(marker: dict[str, Any]) -> Tile:
+def marker_tile(marker: Marker) -> Tile:
     """Return the tile that a marker is about."""
     return Tile(marker["survey"], marker["program"], marker["healpix"])

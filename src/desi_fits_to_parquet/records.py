@@ -31,7 +31,12 @@ class FetchedSource(Source):
 
 
 class AuditRecord(TypedDict):
-    """What an audit found: `download.audit.Audit` as it is written."""
+    """What an audit found.
+
+    `checked_bytes` were read for it. `sha256_ok` says whether the whole files have the sha256 of
+    the archive's list, None where it has none; `rows_ok` whether all that was fetched in parts is
+    the same in them. `problem` is a sentence, empty where nothing is wrong.
+    """
 
     checked_bytes: int
     sha256_ok: bool | None
@@ -71,36 +76,38 @@ class DownloadRecord(TileKeys, TransferRecord):
     seconds: float
 
 
-class FuseRecord(TypedDict):
-    """The fuse record.
+class FusedRecord(TypedDict):
+    """What the fuse record and the marker tell of the Parquet.
 
-    `outcome` is None where there is a Parquet, else the tile's failed outcome. `bytes_causes` are
-    the bytes left after each step from the archive to the Parquet.
+    `n_rows` is None where there is none. `bytes_causes` are the bytes left after each step from the
+    archive to the Parquet.
     """
+
+    n_targets: int | None
+    n_rows: int | None
+    bytes_causes: dict[str, int]
+
+
+class FuseRecord(FusedRecord):
+    """The fuse record; `outcome` is None where there is a Parquet, else the failed outcome."""
 
     outcome: str | None
     reason: str
-    n_targets: int | None
-    n_rows: int | None
     bytes_parquet: int
-    bytes_causes: dict[str, int]
     sha256: str | None
     seconds: float
 
 
-class Marker(TileKeys, TransferRecord):
+class Marker(TileKeys, TransferRecord, FusedRecord):
     """The marker.
 
-    `n_rows` and `sha256` are None and `bytes_parquet` is 0 where there is no Parquet. Errors of
-    flux are in units of the pixel's sigma; `finished` is in Unix seconds.
+    `sha256` is None and `bytes_parquet` is 0 where there is no Parquet. Errors of flux are in units
+    of the pixel's sigma; `finished` is in Unix seconds.
     """
 
     outcome: str
     reason: str
-    n_targets: int | None
-    n_rows: int | None
     bytes_parquet: int
-    bytes_causes: dict[str, int]
     seconds_download: float
     seconds_fuse: float
     seconds_validate: float
@@ -117,8 +124,8 @@ def tile_keys(tile: Tile) -> TileKeys:
     return {"survey": tile.survey, "program": tile.program, "healpix": tile.healpix}
 
 
-def not_downloaded(tile: Tile) -> DownloadRecord:
-    """Return the record of a tile whose whole files are there, but were not fetched from here."""
+def empty_download(tile: Tile) -> DownloadRecord:
+    """Return the record before anything is fetched, and where whole files came another way."""
     return {
         **tile_keys(tile),
         "outcome": None,

@@ -6,7 +6,7 @@ tables, and every pixel within the bound of the configured precision.
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +32,8 @@ from desi_fits_to_parquet.record.schema import (
 from desi_fits_to_parquet.record.source import Source, open_source, read_download
 from desi_fits_to_parquet.record.spectra import read_spectra
 from desi_fits_to_parquet.record.tables import open_details, read_best_fits, read_scans, read_tables
+from desi_fits_to_parquet.records import DownloadRecord, FuseRecord, Marker, tile_keys
+from desi_fits_to_parquet.settings import Settings
 from desi_fits_to_parquet.tile import Tile
 
 _SLACK = 1 + 1e-9
@@ -61,9 +63,9 @@ def validate_tile(
     tile: Tile,
     fits_folder: Path,
     parquet_folder: Path,
-    fuse_record: Mapping[str, Any],
-    settings: Mapping[str, Any],
-) -> dict[str, Any]:
+    fuse_record: FuseRecord,
+    settings: Settings,
+) -> Marker:
     """Validate a tile's Parquet and return its marker.
 
     Parameters
@@ -82,12 +84,11 @@ def validate_tile(
 
     Returns
     -------
-    dict
-        The marker: outcome, reason, rows, bytes, seconds, the largest errors that rounding made,
-        the Parquet's sha256 and the schema's fingerprint, sources and audit of the download.
+    Marker
+        See there.
     """
     started = time.monotonic()
-    download = read_download(fits_folder)
+    download = read_download(fits_folder, tile)
     path = parquet_path(tile, parquet_folder)
     outcome, reason = fuse_record["outcome"], fuse_record["reason"]
     errors, checksum = Errors(), None
@@ -106,21 +107,19 @@ def validate_tile(
     if failed:
         path.unlink(missing_ok=True)
     return {
-        "survey": tile.survey,
-        "program": tile.program,
-        "healpix": tile.healpix,
+        **tile_keys(tile),
         "outcome": outcome,
         "reason": reason,
         "n_targets": fuse_record["n_targets"],
         "n_rows": None if failed else fuse_record["n_rows"],
-        "bytes_archive": download.get("bytes_archive", 0),
-        "bytes_fetched": download.get("bytes_fetched", 0),
+        "bytes_archive": download["bytes_archive"],
+        "bytes_fetched": download["bytes_fetched"],
         "bytes_parquet": 0 if failed else fuse_record["bytes_parquet"],
         "bytes_causes": {} if failed else fuse_record["bytes_causes"],
-        "requests": download.get("requests", 0),
-        "retries": download.get("retries", 0),
-        "throttled": download.get("throttled", 0),
-        "seconds_download": download.get("seconds", 0),
+        "requests": download["requests"],
+        "retries": download["retries"],
+        "throttled": download["throttled"],
+        "seconds_download": download["seconds"],
         "seconds_fuse": fuse_record["seconds"],
         "seconds_validate": round(time.monotonic() - started, 3),
         "max_flux_error_sigma": errors.max_flux_sigma,
@@ -128,8 +127,8 @@ def validate_tile(
         "max_ivar_error_relative": errors.max_ivar_relative,
         "sha256": checksum,
         "schema_fingerprint": fingerprint(fields),
-        "sources": download.get("sources", {}),
-        "audit": download.get("audit"),
+        "sources": download["sources"],
+        "audit": download["audit"],
         "finished": time.time(),
     }
 
@@ -221,8 +220,8 @@ def _check(
     folder: Path,
     path: Path,
     fields: Sequence[Field],
-    settings: Mapping[str, Any],
-    download: Mapping[str, Any],
+    settings: Settings,
+    download: DownloadRecord,
 ) -> Errors:
     if not path.exists():
         raise _invalid(f"{path.name} is not there")
@@ -265,7 +264,7 @@ def _check_rows(
     folder: Path,
     path: Path,
     fields: Sequence[Field],
-    settings: Mapping[str, Any],
+    settings: Settings,
     source: Source,
 ) -> Errors:
     targetid = source.selection.targetid

@@ -23,6 +23,7 @@ from desi_fits_to_parquet.archive.errors import (
 from desi_fits_to_parquet.archive.keys import archive_address, parse_key, sort_by_kind
 from desi_fits_to_parquet.archive.link import Link
 from desi_fits_to_parquet.archive.listing import open_listing
+from desi_fits_to_parquet.settings import Settings, TransferSettings
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.tiles_csv import Source, read_tiles
 
@@ -50,7 +51,7 @@ ENOUGH = 0.9
 
 
 def benchmark_archive(
-    settings: Mapping[str, Any], tiles_csv: Path, connections: Sequence[int] = CONNECTIONS
+    settings: Settings, tiles_csv: Path, connections: Sequence[int] = CONNECTIONS
 ) -> dict[str, Any]:
     """Measure the archive of a configuration.
 
@@ -100,7 +101,7 @@ def benchmark_archive(
     }
 
 
-def pick_objects(settings: Mapping[str, Any], tiles_csv: Path) -> list[Source]:
+def pick_objects(settings: Settings, tiles_csv: Path) -> list[Source]:
     """Choose a few of the largest coadds at hand: discovered ones, else those of a few folders."""
     if tiles_csv.is_file():
         tiles = read_tiles(tiles_csv)
@@ -115,7 +116,7 @@ def pick_objects(settings: Mapping[str, Any], tiles_csv: Path) -> list[Source]:
     return sorted(coadds, key=lambda source: (-source["size"], source["key"]))[:N_OBJECTS]
 
 
-def _list_some(settings: Mapping[str, Any]) -> list[Source]:
+def _list_some(settings: Settings) -> list[Source]:
     """List one group of pixels of each survey and program, until there are enough coadds."""
     archive, tiles = settings["archive"], settings["tiles"]
     list_folder = open_listing(archive)
@@ -140,7 +141,7 @@ def _list_some(settings: Mapping[str, Any]) -> list[Source]:
 
 
 def measure(
-    settings: Mapping[str, Any],
+    settings: Settings,
     objects: Sequence[Source],
     connections: int,
     budget: int,
@@ -168,7 +169,7 @@ def measure(
         percentile), `requests_s`, `mb_s` (of the large ones), `requests`, `errors`, `throttled`,
         `bytes_fetched`, `problem` (the last error, or None).
     """
-    transfer = {
+    transfer: TransferSettings = {
         **settings["transfer"],
         "attempts": 1,
         "connections": connections,

@@ -1,14 +1,14 @@
 """Names in the archive: addresses, folders and the files of a tile."""
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
+from desi_fits_to_parquet.settings import ArchiveSettings
 from desi_fits_to_parquet.tile import FILE_KINDS, N_HEALPIX, PROGRAMS, SURVEYS, Tile
 from desi_fits_to_parquet.tiles_csv import Source, Sources
 
 
-def archive_address(archive: Mapping[str, Any]) -> str:
+def archive_address(archive: ArchiveSettings) -> str:
     """URL of the archive's bucket, for messages.
 
     Parameters
@@ -21,7 +21,7 @@ def archive_address(archive: Mapping[str, Any]) -> str:
     return f"https://{archive['bucket']}.s3.{archive['region']}.amazonaws.com"
 
 
-def tile_prefix(archive: Mapping[str, Any], tile: Tile) -> str:
+def tile_prefix(archive: ArchiveSettings, tile: Tile) -> str:
     """Folder of a tile in the bucket, with a slash at its end."""
     return f"{archive['prefix']}/healpix/{tile.folder}/"
 

@@ -13,12 +13,12 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import obstore
 from obstore.exceptions import BaseError
@@ -50,6 +50,7 @@ from desi_fits_to_parquet.archive.errors import (
 )
 from desi_fits_to_parquet.archive.keys import archive_address
 from desi_fits_to_parquet.archive.pace import TokenBucket, Window
+from desi_fits_to_parquet.settings import ArchiveSettings, TransferSettings
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ class Link:
         Set by the caller once the server was seen to ignore ranges: objects then come whole.
     """
 
-    def __init__(self, archive: Mapping[str, Any], transfer: Mapping[str, Any]) -> None:
+    def __init__(self, archive: ArchiveSettings, transfer: TransferSettings) -> None:
         self.address = archive_address(archive)
         self.requests = self.retries = self.throttled = 0
         self.received: Counter[str] = Counter()

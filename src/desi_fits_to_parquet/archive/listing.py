@@ -1,12 +1,13 @@
 """Listing folders of the archive with botocore."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from desi_fits_to_parquet.archive.credentials import NoCredentials, open_session
 from desi_fits_to_parquet.archive.errors import ArchiveUnreachable
 from desi_fits_to_parquet.archive.keys import archive_address
+from desi_fits_to_parquet.settings import ArchiveSettings
 from desi_fits_to_parquet.tiles_csv import Source
 
 LISTERS = 16
@@ -18,7 +19,7 @@ Listing = Callable[..., tuple[list[Source], list[str]]]
 """`(prefix, level=False, tries=PAGE_TRIES)` gives objects and names of folders."""
 
 
-def open_listing(archive: Mapping[str, Any]) -> Listing:
+def open_listing(archive: ArchiveSettings) -> Listing:
     """Open the archive for listing; it does not connect yet.
 
     Parameters

@@ -12,6 +12,7 @@ import numpy as np
 from desi_fits_to_parquet.archive.link import Link
 from desi_fits_to_parquet.archive.remote import RemoteFile
 from desi_fits_to_parquet.download.coadd import Copied
+from desi_fits_to_parquet.records import AuditRecord
 from desi_fits_to_parquet.tile import Tile
 
 log = logging.getLogger(__name__)
@@ -35,34 +36,13 @@ class Kept(NamedTuple):
     copied: Copied | None
 
 
-class Audit(NamedTuple):
-    """What an audit found.
-
-    Attributes
-    ----------
-    checked_bytes
-        Bytes that were read for it.
-    sha256_ok
-        Whether the whole files have the sha256 of the archive's list; None where it has none.
-    rows_ok
-        Whether all that was fetched in parts is the same in the whole files.
-    problem
-        What is wrong, as a sentence; empty where nothing is.
-    """
-
-    checked_bytes: int
-    sha256_ok: bool | None
-    rows_ok: bool
-    problem: str
-
-
 def is_audited(tile: Tile, fraction: float) -> bool:
     """Tell whether a tile is of the audited share: a hash of its name decides, always the same."""
     lot = int.from_bytes(hashlib.sha256(f"audit {tile.name}".encode()).digest()[:4], "big")
     return lot < fraction * 2**32
 
 
-def audit_rows(link: Link, kept: Iterable[Kept], checksums: Mapping[str, str]) -> Audit:
+def audit_rows(link: Link, kept: Iterable[Kept], checksums: Mapping[str, str]) -> AuditRecord:
     """Read objects whole, without storing them, and compare them with what was fetched of them.
 
     Parameters
@@ -99,7 +79,12 @@ def audit_rows(link: Link, kept: Iterable[Kept], checksums: Mapping[str, str]) -
                 )
     if differing:
         problems.append(f"{differing} of the fetched ranges differ from the whole file (audit)")
-    return Audit(checked, sha256_ok, not differing, "; ".join(problems))
+    return {
+        "checked_bytes": checked,
+        "sha256_ok": sha256_ok,
+        "rows_ok": not differing,
+        "problem": "; ".join(problems),
+    }
 
 
 def _fetched(kept: Kept, descriptor: int, start: int, stop: int) -> Iterator[tuple[int, bytes]]:

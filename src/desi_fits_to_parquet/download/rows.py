@@ -13,13 +13,15 @@ import numpy.typing as npt
 from desi_fits_to_parquet.archive.link import Link
 from desi_fits_to_parquet.archive.remote import RemoteFile
 from desi_fits_to_parquet.columns import afterburners_used, kinds_used
-from desi_fits_to_parquet.download.audit import Audit, Kept, audit_rows, is_audited
+from desi_fits_to_parquet.download.audit import Kept, audit_rows, is_audited
 from desi_fits_to_parquet.download.coadd import FetchWhole, fetch_coadd_rows
 from desi_fits_to_parquet.download.details import fetch_best_fits, whole_is_cheaper
 from desi_fits_to_parquet.download.whole import fetch_checksums, fetch_whole
 from desi_fits_to_parquet.formats.fits import open_fits
 from desi_fits_to_parquet.formats.fits_tables import read_columns, table_columns
 from desi_fits_to_parquet.record.selection import Selection, select_targets
+from desi_fits_to_parquet.records import AuditRecord
+from desi_fits_to_parquet.settings import Settings
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.tiles_csv import Sources
 
@@ -39,11 +41,11 @@ class FetchedRows(NamedTuple):
     verified: dict[str, str]
     n_targets: int
     n_selected: int
-    audit: Audit | None
+    audit: AuditRecord | None
 
 
 def fetch_rows(
-    link: Link, tile: Tile, sources: Sources, settings: Mapping[str, Any], folder: Path
+    link: Link, tile: Tile, sources: Sources, settings: Settings, folder: Path
 ) -> FetchedRows:
     """Fetch a tile's small files whole, and of coadd and rrdetails what the selection needs.
 

@@ -1,10 +1,9 @@
 """Room on the disk: known before a tile is fetched, so that no write runs into a full disk."""
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from desi_fits_to_parquet.settings import Settings
 from desi_fits_to_parquet.tiles_csv import Sources
 
 ROWS_SHARE = 0.25
@@ -18,7 +17,7 @@ class DiskLow(Exception):
     """There is less room than a tile needs; the message says how much is missing."""
 
 
-def needed_bytes(sources: Sources, settings: Mapping[str, Any]) -> int:
+def needed_bytes(sources: Sources, settings: Settings) -> int:
     """Return how much a tile can write at the most: its FITS, then its Parquet beside them.
 
     Parameters

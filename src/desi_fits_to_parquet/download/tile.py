@@ -6,9 +6,8 @@ what is raised is a fault of this machine (a full disk) or of the program.
 
 import logging
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from desi_fits_to_parquet.archive.errors import (
     ArchiveUnreachable,
@@ -20,7 +19,6 @@ from desi_fits_to_parquet.archive.errors import (
 from desi_fits_to_parquet.archive.keys import sort_by_kind, tile_prefix
 from desi_fits_to_parquet.archive.link import Link
 from desi_fits_to_parquet.columns import kinds_used
-from desi_fits_to_parquet.download.audit import Audit
 from desi_fits_to_parquet.download.rows import fetch_rows
 from desi_fits_to_parquet.download.whole import fetch_checksums, fetch_whole
 from desi_fits_to_parquet.files import write_json
@@ -28,6 +26,8 @@ from desi_fits_to_parquet.formats.fits import open_fits
 from desi_fits_to_parquet.formats.fits_tables import table_rows
 from desi_fits_to_parquet.outcomes import BadTile
 from desi_fits_to_parquet.paths import DOWNLOAD_RECORD
+from desi_fits_to_parquet.records import AuditRecord, DownloadRecord, empty_download
+from desi_fits_to_parquet.settings import Settings
 from desi_fits_to_parquet.tile import REQUIRED_KINDS, Tile
 from desi_fits_to_parquet.tiles_csv import Source, Sources
 
@@ -57,12 +57,10 @@ class Fetched(NamedTuple):
     verified: dict[str, str]
     n_targets: int
     n_selected: int | None
-    audit: Audit | None
+    audit: AuditRecord | None
 
 
-def download_tile(
-    tile: Tile, sources: Sources, settings: Mapping[str, Any], folder: Path
-) -> dict[str, Any]:
+def download_tile(tile: Tile, sources: Sources, settings: Settings, folder: Path) -> DownloadRecord:
     """Fetch a tile into a folder and write `download.json` beside its files.
 
     Parameters
@@ -78,38 +76,28 @@ def download_tile(
 
     Returns
     -------
-    dict
-        The record, as it is written. `outcome` is None where the data are there, else
+    DownloadRecord
+        As it is written. `outcome` is None where the data are there, else
         `missing_source`, `corrupt_source` or `unreachable`, with the reason as a sentence.
     """
     begun = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
-    record: dict[str, Any] = {
-        "survey": tile.survey,
-        "program": tile.program,
-        "healpix": tile.healpix,
-        "outcome": None,
-        "reason": "",
-        "mode": settings["transfer"]["mode"],
-        "n_targets": None,
-        "n_selected": None,
-        "audit": None,
-    }
+    record = empty_download(tile)
+    record["mode"] = settings["transfer"]["mode"]
     fetched = None
     with Link(settings["archive"], settings["transfer"]) as link:
         try:
             fetched = _fetch_patiently(link, tile, sources, settings, folder)
         except BadTile as bad:
-            record.update(outcome=bad.outcome, reason=bad.reason)
+            record |= {"outcome": bad.outcome, "reason": bad.reason}
         except Unreachable as error:
-            record.update(outcome="unreachable", reason=str(error))
+            record |= {"outcome": "unreachable", "reason": str(error)}
     if fetched:
         sources = fetched.sources
-        record.update(n_targets=fetched.n_targets, n_selected=fetched.n_selected)
-        if fetched.audit:
-            record["audit"] = fetched.audit._asdict()
-            if fetched.audit.problem:
-                record.update(outcome="corrupt_source", reason=fetched.audit.problem)
+        record["n_targets"], record["n_selected"] = fetched.n_targets, fetched.n_selected
+        record["audit"] = fetched.audit
+        if fetched.audit and fetched.audit["problem"]:
+            record |= {"outcome": "corrupt_source", "reason": fetched.audit["problem"]}
     if record["outcome"]:
         _clear(folder)
     used = {k: sources[k] for k in (*kinds_used(settings), "sha256sum") if k in sources}
@@ -122,20 +110,21 @@ def download_tile(
         }
         for kind, source in used.items()
     }
-    record.update(
-        bytes_archive=sum(source["size"] for kind, source in used.items() if kind != "sha256sum"),
-        bytes_fetched=link.received.total(),
-        requests=link.requests,
-        retries=link.retries,
-        throttled=link.throttled,
-        seconds=round(time.perf_counter() - begun, 3),
-    )
+    files = [source for kind, source in used.items() if kind != "sha256sum"]
+    record |= {
+        "bytes_archive": sum(source["size"] for source in files),
+        "bytes_fetched": link.received.total(),
+        "requests": link.requests,
+        "retries": link.retries,
+        "throttled": link.throttled,
+        "seconds": round(time.perf_counter() - begun, 3),
+    }
     write_json(folder / DOWNLOAD_RECORD, record)
     return record
 
 
 def _fetch_patiently(
-    link: Link, tile: Tile, sources: Sources, settings: Mapping[str, Any], folder: Path
+    link: Link, tile: Tile, sources: Sources, settings: Settings, folder: Path
 ) -> Fetched:
     """Fetch; begin again with a new listing where an object changed, but only once."""
     changed = False
@@ -165,7 +154,7 @@ def _fetch_patiently(
             link.requests += 1
 
 
-def _list_again(tile: Tile, settings: Mapping[str, Any]) -> Sources:
+def _list_again(tile: Tile, settings: Settings) -> Sources:
     from desi_fits_to_parquet.archive.listing import open_listing  # rare, and it imports botocore
 
     try:
@@ -175,9 +164,7 @@ def _list_again(tile: Tile, settings: Mapping[str, Any]) -> Sources:
     return sort_by_kind(tile, objects)
 
 
-def _fetch(
-    link: Link, tile: Tile, sources: Sources, settings: Mapping[str, Any], folder: Path
-) -> Fetched:
+def _fetch(link: Link, tile: Tile, sources: Sources, settings: Settings, folder: Path) -> Fetched:
     if settings["transfer"]["mode"] == "rows":
         return Fetched(sources, *fetch_rows(link, tile, sources, settings, folder))
     checksums = fetch_checksums(link, sources, folder)

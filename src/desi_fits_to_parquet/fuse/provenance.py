@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from desi_fits_to_parquet import __version__
 from desi_fits_to_parquet.columns import kinds_used
 from desi_fits_to_parquet.formats.fits import Fits
 from desi_fits_to_parquet.record.schema import FINGERPRINT_KEY, Field, fingerprint, votable
+from desi_fits_to_parquet.records import DownloadRecord
+from desi_fits_to_parquet.settings import Settings
 from desi_fits_to_parquet.tile import Tile
 
 KEY = "desi_fits_to_parquet"
@@ -16,9 +17,9 @@ KEY = "desi_fits_to_parquet"
 
 def file_metadata(
     tile: Tile,
-    settings: Mapping[str, Any],
+    settings: Settings,
     fields: Sequence[Field],
-    download: Mapping[str, Any],
+    download: DownloadRecord,
     headers: Mapping[str, Fits],
 ) -> dict[str, str]:
     """Return the key-value metadata of a tile's Parquet file.
@@ -42,7 +43,7 @@ def file_metadata(
         Provenance as JSON, the schema's fingerprint, and the VOTable description. No time, host
         or path of this machine, so that equal input gives equal bytes.
     """
-    sources = download.get("sources") or {}
+    sources = download["sources"]
     provenance = {
         "project": "desi-fits-to-parquet",
         "version": __version__,
@@ -50,7 +51,7 @@ def file_metadata(
         "program": tile.program,
         "healpix": tile.healpix,
         "sources": {
-            kind: {key: sources[kind].get(key) for key in ("key", "etag", "sha256")}
+            kind: {key: sources[kind][key] for key in ("key", "etag", "sha256")}
             for kind in kinds_used(settings)
             if kind in sources
         },

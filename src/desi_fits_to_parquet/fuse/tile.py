@@ -37,6 +37,8 @@ from desi_fits_to_parquet.record.selection import (
 from desi_fits_to_parquet.record.source import open_source, read_download
 from desi_fits_to_parquet.record.spectra import Layout, read_spectra
 from desi_fits_to_parquet.record.tables import open_details, read_best_fits, read_scans, read_tables
+from desi_fits_to_parquet.records import DownloadRecord, FusedRecord, FuseRecord
+from desi_fits_to_parquet.settings import PrecisionSettings, Settings
 from desi_fits_to_parquet.tile import Tile
 
 _PIXEL_BYTES = 12  # flux, ivar and mask
@@ -45,8 +47,8 @@ _SAMPLE = 2  # spectra on which the share of rounding is measured
 
 
 def fuse_tile(
-    tile: Tile, fits_folder: Path, parquet_folder: Path, settings: Mapping[str, Any]
-) -> dict[str, Any]:
+    tile: Tile, fits_folder: Path, parquet_folder: Path, settings: Settings
+) -> FuseRecord:
     """Convert a tile.
 
     Parameters
@@ -64,16 +66,14 @@ def fuse_tile(
 
     Returns
     -------
-    dict
-        The fuse record: `outcome` (None, or the failed outcome of the tile), `reason`,
-        `n_targets`, `n_rows`, `bytes_parquet`, `sha256`, `seconds`, and `bytes_causes`: the bytes
-        left after each step from the archive to the Parquet.
+    FuseRecord
+        See there.
     """
     started = time.monotonic()
     parquet_folder.mkdir(parents=True, exist_ok=True)
     path = parquet_path(tile, parquet_folder)
     path.unlink(missing_ok=True)
-    record: dict[str, Any] = {
+    record: FuseRecord = {
         "outcome": None,
         "reason": "",
         "n_targets": None,
@@ -81,27 +81,27 @@ def fuse_tile(
         "bytes_parquet": 0,
         "bytes_causes": {},
         "sha256": None,
+        "seconds": 0.0,
     }
-    download = read_download(fits_folder)
-    if download.get("outcome"):
-        record |= {
-            "outcome": download["outcome"],
-            "reason": download.get("reason", ""),
-            "n_targets": download.get("n_targets"),
-        }
+    download = read_download(fits_folder, tile)
+    if download["outcome"]:
+        record["outcome"], record["reason"] = download["outcome"], download["reason"]
+        record["n_targets"] = download["n_targets"]
     else:
         try:
             with atomic_path(path) as temporary:
-                record |= _write(tile, fits_folder, temporary, settings, download)
+                fused = _write(tile, fits_folder, temporary, settings, download)
+            record = {**record, **fused}
             record["bytes_parquet"] = path.stat().st_size
             record["sha256"] = sha256_of(path)
             record["bytes_causes"]["encoding"] = record["bytes_parquet"]
         except BadTile as bad:
             record |= {"outcome": bad.outcome, "reason": bad.reason, "n_rows": None}
-    return record | {"seconds": round(time.monotonic() - started, 3)}
+    record["seconds"] = round(time.monotonic() - started, 3)
+    return record
 
 
-def round_spectra(spectra: Spectra, precision: Mapping[str, Any]) -> Spectra:
+def round_spectra(spectra: Spectra, precision: PrecisionSettings) -> Spectra:
     """Round flux and ivar as configured; wavelengths and mask stay as they are."""
     if precision["mode"] == "lossless":
         return spectra
@@ -115,9 +115,9 @@ def _write(
     tile: Tile,
     folder: Path,
     path: Path,
-    settings: Mapping[str, Any],
-    download: Mapping[str, Any],
-) -> dict[str, Any]:
+    settings: Settings,
+    download: DownloadRecord,
+) -> FusedRecord:
     fields = record_fields(settings)
     names = {field.name for field in fields}
     with ExitStack() as stack:
@@ -167,7 +167,7 @@ def _write(
 
 
 def _spectra_arrays(
-    spectra: Mapping[str, Spectra], fields: Sequence[Field], precision: Mapping[str, Any]
+    spectra: Mapping[str, Spectra], fields: Sequence[Field], precision: PrecisionSettings
 ) -> dict[str, pa.Array]:
     kinds = {field.name: field.type for field in fields}
     arrays = {}
@@ -189,8 +189,8 @@ def _spectra_arrays(
 def _causes(
     tile: Tile,
     folder: Path,
-    settings: Mapping[str, Any],
-    download: Mapping[str, Any],
+    settings: Settings,
+    download: DownloadRecord,
     selection: Selection,
     layout: Layout | None,
     table_bytes: int,
@@ -202,7 +202,7 @@ def _causes(
     relative to what it makes of them as they were.
     """
     n = len(selection.targetid)
-    archive = download.get("bytes_archive") or sum(
+    archive = download["bytes_archive"] or sum(
         (folder / tile.file_name(kind)).stat().st_size
         for kind in kinds_used(settings)
         if (folder / tile.file_name(kind)).exists()
@@ -218,7 +218,7 @@ def _causes(
     }
 
 
-def _rounded_share(spectra: Mapping[str, Spectra], precision: Mapping[str, Any]) -> float:
+def _rounded_share(spectra: Mapping[str, Spectra], precision: PrecisionSettings) -> float:
     """Return the encoded size of flux and ivar after rounding, relative to that before it."""
     before = after = 0
     for exact in spectra.values():

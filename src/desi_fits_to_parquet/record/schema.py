@@ -5,9 +5,9 @@ the files of all tiles can be read as one table.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ from desi_fits_to_parquet.columns import (
     fibermap_columns,
     load_columns,
 )
+from desi_fits_to_parquet.settings import Settings
 from desi_fits_to_parquet.tile import NSIDE, PROGRAMS, SURVEYS
 
 FLUX_UNIT = "10**-17 erg/(s cm2 Angstrom)"
@@ -85,7 +86,7 @@ def list_of(element: pa.DataType) -> pa.DataType:
     return pa.list_(pa.field("element", element, nullable=False))
 
 
-def record_fields(settings: Mapping[str, Any]) -> tuple[Field, ...]:
+def record_fields(settings: Settings) -> tuple[Field, ...]:
     """Return the fields of the record in their order.
 
     Parameters

@@ -4,7 +4,6 @@ One definition with two callers: the transfer asks which rows of the coadd to fe
 which rows to convert.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from desi_fits_to_parquet.formats.fits import open_fits
 from desi_fits_to_parquet.formats.fits_tables import read_columns, table_columns
 from desi_fits_to_parquet.outcomes import BadTile
+from desi_fits_to_parquet.settings import Settings
 from desi_fits_to_parquet.target_bits import target_mask
 
 ZWARN_BITS = {
@@ -125,7 +125,7 @@ def check_unique(targetid: npt.NDArray[np.int64], where: str, file: str) -> None
 def select_targets(
     redrock_path: Path,
     survey: str,
-    settings: Mapping[str, Any],
+    settings: Settings,
     mgii_path: Path | None = None,
     qn_path: Path | None = None,
 ) -> Selection:

@@ -1,9 +1,8 @@
 """A tile's files, opened, with what is selected from them."""
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,8 @@ from desi_fits_to_parquet.record.selection import (
     select_targets,
 )
 from desi_fits_to_parquet.record.spectra import Layout, read_layout
+from desi_fits_to_parquet.records import DownloadRecord, empty_download
+from desi_fits_to_parquet.settings import Settings
 from desi_fits_to_parquet.tile import Tile
 
 
@@ -35,18 +36,20 @@ class Source(NamedTuple):
     rows: npt.NDArray[np.int64]
 
 
-def read_download(fits_folder: Path) -> dict[str, Any]:
-    """Return the download record of a FITS folder, empty where there is none."""
-    path = fits_folder / DOWNLOAD_RECORD
-    return dict(read_json(path)) if path.exists() else {}
+def read_download(fits_folder: Path, tile: Tile) -> DownloadRecord:
+    """Return the download record of a tile's FITS folder, an empty one where there is none."""
+    record, path = empty_download(tile), fits_folder / DOWNLOAD_RECORD
+    if path.exists():
+        record.update(read_json(path))
+    return record
 
 
 def open_source(
     stack: ExitStack,
     tile: Tile,
     folder: Path,
-    settings: Mapping[str, Any],
-    download: Mapping[str, Any],
+    settings: Settings,
+    download: DownloadRecord,
 ) -> Source:
     """Select a tile's targets and open its coadd, with the row match asserted.
 
@@ -67,7 +70,7 @@ def open_source(
     """
     for kind in ("redrock", "coadd"):
         path = folder / tile.file_name(kind)
-        absent_by_design = kind == "coadd" and download.get("mode") == "rows"
+        absent_by_design = kind == "coadd" and download["mode"] == "rows"
         if not path.exists() and not absent_by_design:
             raise BadTile("missing_source", f"{path.name} is not there")
     selection = select_targets(
@@ -87,7 +90,7 @@ def open_source(
         return Source(selection, None, np.zeros(0, np.int64))
     coadd = stack.enter_context(open_fits(path))
     found = read_columns(coadd, "FIBERMAP", ("TARGETID",))["TARGETID"].astype(np.int64)
-    if not (download.get("mode") == "rows" and np.array_equal(np.sort(found), selection.targetid)):
+    if not (download["mode"] == "rows" and np.array_equal(np.sort(found), selection.targetid)):
         whole = read_table_ids(folder / tile.file_name("redrock"))
         check_row_match(whole, found, "HDU FIBERMAP", coadd.source)
     layout = read_layout(coadd, len(found), settings["spectra"])

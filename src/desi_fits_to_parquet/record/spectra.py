@@ -3,8 +3,7 @@
 The fusion rounds what comes from here; the validation compares the Parquet with it.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +20,7 @@ from desi_fits_to_parquet.record.arms import (
     drop_masked,
     join_grids,
 )
+from desi_fits_to_parquet.settings import SpectraSettings
 
 
 class Layout(NamedTuple):
@@ -44,7 +44,7 @@ class Layout(NamedTuple):
     no_weight: bool
 
 
-def read_layout(fits: Fits, n_rows: int, settings: Mapping[str, Any]) -> Layout:
+def read_layout(fits: Fits, n_rows: int, settings: SpectraSettings) -> Layout:
     """Read the wavelengths of a coadd and check the shapes of its images.
 
     Parameters

@@ -23,6 +23,7 @@ from desi_fits_to_parquet.report.tables import (
     write_csv,
     write_tiles,
 )
+from desi_fits_to_parquet.settings import Settings
 from desi_fits_to_parquet.tiles_csv import list_tiles
 
 
@@ -31,7 +32,7 @@ def build_report(
     markers_folder: Path,
     parquet_folder: Path,
     report_folder: Path,
-    settings: dict[str, Any],
+    settings: Settings,
 ) -> dict[str, Any]:
     """Write every file of the report: `report_files.TABLES` and `report_files.PAGES`.
 

@@ -23,6 +23,7 @@ from desi_fits_to_parquet.report.style import (
     new_figure,
     say_nothing_to_show,
 )
+from desi_fits_to_parquet.settings import PrecisionSettings
 
 CAUSES = {
     "rows_selected": "rows not selected",
@@ -340,7 +341,7 @@ def _time_unit(seconds: float) -> tuple[str, int]:
     return next((unit for unit in units if seconds >= 2 * unit[1]), ("s", 1))
 
 
-def draw_rounding(tiles: pd.DataFrame, precision: Mapping[str, Any]) -> Figure:
+def draw_rounding(tiles: pd.DataFrame, precision: PrecisionSettings) -> Figure:
     """Draw the rounding errors of flux and ivar over tiles, with the limits that were asked for.
 
     Parameters

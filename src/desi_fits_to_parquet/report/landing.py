@@ -5,9 +5,10 @@ from typing import Any
 
 from desi_fits_to_parquet.outcomes import ADVICE, FAILED_OUTCOMES
 from desi_fits_to_parquet.report.style import format_bytes
+from desi_fits_to_parquet.settings import Settings
 
 
-def landing_text(summary: dict[str, Any], settings: dict[str, Any]) -> str:
+def landing_text(summary: dict[str, Any], settings: Settings) -> str:
     """Write the landing page's text, in reStructuredText.
 
     Parameters

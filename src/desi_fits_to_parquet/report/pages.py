@@ -25,6 +25,7 @@ from desi_fits_to_parquet.report.html import (
 )
 from desi_fits_to_parquet.report.outliers import FEWEST, THRESHOLD, tiles_worth_a_look
 from desi_fits_to_parquet.report.style import format_bytes
+from desi_fits_to_parquet.settings import Settings
 
 MIB = 2**20
 
@@ -201,7 +202,7 @@ def fidelity_page(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> str:
     )
 
 
-def provenance_page(settings: Mapping[str, Any]) -> str:
+def provenance_page(settings: Settings) -> str:
     """Write versions, settings, the archive's release, how to reproduce the run, how to cite."""
     import yaml
 

@@ -4,14 +4,15 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from desi_fits_to_parquet.files import read_json
+from desi_fits_to_parquet.records import Marker
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.tiles_csv import list_tiles
 
 
-def read_markers(results: Path) -> Iterator[dict[str, Any]]:
+def read_markers(results: Path) -> Iterator[Marker]:
     """Read all markers of a results folder, sorted by their path."""
     for path in sorted((results / "validated").glob("*/*/*.json")):
         yield read_json(path)

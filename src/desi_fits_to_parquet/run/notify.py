@@ -14,10 +14,11 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from desi_fits_to_parquet.run.summary import Summary
 from desi_fits_to_parquet.run.wording import summary_lines
+from desi_fits_to_parquet.settings import NotifySettings
 
 VARIABLE = "DESI_NOTIFY_URLS"
 """Environment variable that holds Apprise URLs, separated by blanks or lines."""
@@ -106,7 +107,7 @@ def read_addresses(
 
 
 def due_notices(
-    summary: Summary, told: Told, settings: Mapping[str, Any]
+    summary: Summary, told: Told, settings: NotifySettings
 ) -> tuple[list[Notice], Told]:
     """Say what is to be told now: milestones, too many failures, too little speed.
 
@@ -169,7 +170,7 @@ def too_many_failed(summary: Summary, percent: float | None) -> bool:
     return summary.failed > percent / 100 * max(summary.done + run.crashed, least)
 
 
-def failure_text(summary: Summary, settings: Mapping[str, Any]) -> str:
+def failure_text(summary: Summary, settings: NotifySettings) -> str:
     """Name the share of failures and the limit that it passed."""
     count = summary.done + (summary.run.crashed if summary.run else 0)
     return (

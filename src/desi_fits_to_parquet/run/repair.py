@@ -4,11 +4,12 @@ import shutil
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from desi_fits_to_parquet.files import sha256_of
 from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES
 from desi_fits_to_parquet.paths import marker_path, marker_tile, parquet_folder
+from desi_fits_to_parquet.records import Marker
 from desi_fits_to_parquet.run.markers import read_markers
 from desi_fits_to_parquet.tile import Tile
 
@@ -56,7 +57,7 @@ def find_damaged(results: Path, threads: int = 4, progress: bool = True) -> list
     return sorted(found)
 
 
-def _damage(results: Path, marker: dict[str, Any]) -> Finding | None:
+def _damage(results: Path, marker: Marker) -> Finding | None:
     tile = marker_tile(marker)
     folder = parquet_folder(results, tile)
     expected = {f"{tile.name}.parquet"} if marker["sha256"] else set()
@@ -66,7 +67,7 @@ def _damage(results: Path, marker: dict[str, Any]) -> Finding | None:
         return Finding(tile, f"{missing.pop()} is missing")
     if extra := there - expected:
         return Finding(tile, f"{min(extra)} does not belong in {folder.relative_to(results)}")
-    if not expected:
+    if not marker["sha256"]:
         return None
     path = folder / expected.pop()
     found = sha256_of(path)

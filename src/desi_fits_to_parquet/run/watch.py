@@ -38,6 +38,7 @@ from desi_fits_to_parquet.run.summary import (
     write_run,
 )
 from desi_fits_to_parquet.run.wording import summary_line, summary_lines
+from desi_fits_to_parquet.settings import Settings
 from desi_fits_to_parquet.tile import Tile
 
 TILE_RULES = ("download_tile", "fuse_tile", "validate_tile")
@@ -77,7 +78,7 @@ class RunWatch(logging.Handler):
 
     def __init__(
         self,
-        settings: Mapping[str, Any],
+        settings: Settings,
         addresses: Sequence[str],
         count_tiles: Callable[[], int],
         end_run: Callable[[], None],
@@ -293,7 +294,7 @@ class _OnlyProblems(logging.Filter):
 
 def watch_run(
     logger: logging.Logger,
-    settings: Mapping[str, Any],
+    settings: Settings,
     addresses: Sequence[str],
     count_tiles: Callable[[], int],
     end_run: Callable[[], None],
@@ -326,7 +327,7 @@ def watch_run(
     watch.start()
 
 
-def _describe(settings: Mapping[str, Any]) -> str:
+def _describe(settings: Settings) -> str:
     archive, tiles = settings["archive"], settings["tiles"]
     return (
         f"{archive['prefix']} in bucket {archive['bucket']}: "
