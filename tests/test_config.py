@@ -8,6 +8,7 @@ from conftest import REPOSITORY
 
 from desi_fits_to_parquet.config import ConfigError, check_config, load_config
 from desi_fits_to_parquet.record.selection import ZWARN_BITS
+from desi_fits_to_parquet.target_bits import target_mask
 from desi_fits_to_parquet.tile import N_HEALPIX, PROGRAMS, SURVEYS
 
 SCHEMA_PATH = REPOSITORY / "config/schema.yaml"
@@ -48,6 +49,15 @@ def test_wrong_setting_is_named_with_what_is_allowed(config, key, allowed):
     assert key in message
     assert allowed in message
     assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize("survey", SURVEYS)
+def test_targets_are_checked_as_the_selection_reads_them(survey):
+    config = {"tiles": {"surveys": [survey]}, "selection": {"targets": ["QSO"]}}
+    assert target_mask(survey, ["QSO"])[1]
+    assert check_config(config, SCHEMA)["selection"]["targets"] == ["QSO"]
+    with pytest.raises(ConfigError, match=f"QSO_NEAR is no bit.*in survey {survey}"):
+        check_config(config | {"selection": {"targets": ["QSO_NEAR"]}}, SCHEMA)
 
 
 def test_every_wrong_setting_is_named_at_once():

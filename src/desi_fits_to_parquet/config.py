@@ -8,6 +8,7 @@ from typing import Any
 
 from desi_fits_to_parquet.columns import fibermap_columns
 from desi_fits_to_parquet.settings import Settings
+from desi_fits_to_parquet.target_bits import target_mask
 from desi_fits_to_parquet.tiles_csv import read_pixels
 
 
@@ -181,16 +182,11 @@ def _contradictions(settings: Settings) -> Iterable[str]:
         fibermap_columns(settings["columns"]["fibermap"])
     except ValueError as error:
         yield f"{error}."
-    targets = settings["selection"]["targets"]
-    if targets:
-        from desi_fits_to_parquet.target_bits import TARGET_BITS  # imports numpy
-
-        for survey in settings["tiles"]["surveys"]:
-            column, bits = TARGET_BITS.get(survey, ("", {}))
-            for name in targets:
-                if name not in bits:
-                    allowed = f"the bits of {column}: {', '.join(bits)}" if bits else "null"
-                    yield f"selection.targets has {name}. Allowed for survey {survey}: {allowed}."
+    for survey in settings["tiles"]["surveys"]:
+        try:
+            target_mask(survey, settings["selection"]["targets"])
+        except ValueError as error:
+            yield f"{error}."
     transfer = settings["transfer"]
     if transfer["connections"] > transfer["max_connections"]:
         yield (

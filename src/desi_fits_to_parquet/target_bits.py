@@ -1,6 +1,6 @@
 """Names of the targeting bits of each survey."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 _CALIBRATION_BITS = {
     "SKY": 32,
@@ -111,20 +111,19 @@ commissioning LRG, ELG and QSO stand for the SV0 bits of that name.
 """
 
 
-def target_mask(survey: str, names: list[str] | None) -> tuple[str, int]:
-    """Return the column of targeting bits in that survey and the mask of the named bits."""
+def target_mask(survey: str, names: Sequence[str] | None) -> tuple[str, int]:
+    """Return the column of targeting bits in that survey and the mask of the named bits.
+
+    Raises
+    ------
+    ValueError
+        Where a name of `selection.targets` is no targeting bit of the survey.
+    """
     column, bits = TARGET_BITS.get(survey, TARGET_BITS["main"])
-    check_targets((survey,), names)
+    unknown = [name for name in names or () if name not in bits]
+    if unknown:
+        raise ValueError(
+            f"selection.targets: {', '.join(unknown)} is no bit of {column};"
+            f" allowed in survey {survey}: {', '.join(bits)}"
+        )
     return column, sum(1 << bits[name] for name in set(names or ()))
-
-
-def check_targets(surveys: Iterable[str], names: Sequence[str] | None) -> None:
-    """Raise ValueError where a name of `selection.targets` is no targeting bit of a survey."""
-    for survey in surveys:
-        column, bits = TARGET_BITS.get(survey, TARGET_BITS["main"])
-        unknown = [name for name in names or () if name not in bits]
-        if unknown:
-            raise ValueError(
-                f"selection.targets: {', '.join(unknown)} is no bit of {column};"
-                f" allowed in survey {survey}: {', '.join(bits)}"
-            )
