@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: help env reference slurm demo status test test-faults test-slurm benchmark-fusion benchmark-transfer benchmark-scale lint format lock clean
+.PHONY: help env reference slurm demo status test test-reference test-faults test-slurm benchmark-fusion benchmark-transfer benchmark-scale lint format lock clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 22
@@ -39,6 +39,9 @@ status:  ## say how far a run is, also from another shell (RESULTS=folder if it 
 test: env  ## run the whole test suite
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+test-reference: reference  ## run the tests that compare with the reference readers
+	@$(BIN)/python -m pytest -m reference
+
 test-faults: env  ## a thousand seeded runs under random faults (ten minutes)
 	@DESI_FAULT_RUNS=1000 $(BIN)/python -m pytest tests/test_faults.py -k random --timeout 3000 -o junit_family=xunit1 \
 	    --junitxml=results/test-faults.xml
@@ -46,10 +49,10 @@ test-faults: env  ## a thousand seeded runs under random faults (ten minutes)
 test-slurm: slurm  ## run the workflow on a real Slurm, which it installs and stops (root on Debian)
 	@$(BIN)/python -m pytest tests/slurm/check_slurm.py
 
-benchmark-fusion: reference  ## measure fusing and the size of its files (two minutes)
+benchmark-fusion: env  ## measure fusing and the size of its files (two minutes)
 	@$(BIN)/python benchmarks/fusion.py
 
-benchmark-transfer: env  ## measure fetching over an emulated far link, against the obvious way
+benchmark-transfer: env  ## measure fetching over an emulated far link (seven minutes, needs nginx)
 	@$(BIN)/python benchmarks/transfer.py
 
 benchmark-scale: env  ## measure the workflow at the size of DR1 (three quarters of an hour)

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
-import shutil
 import subprocess
 import threading
 from collections import deque
@@ -20,6 +19,8 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+from needs import program
 
 WINDOW_BYTES = 1 << 20
 """What one connection may have under way, as TCP's window: 20 MB/s at 50 ms."""
@@ -39,9 +40,9 @@ def serve_far(
     root: Path, work: Path, bytes_per_s: float, round_trip_s: float
 ) -> Iterator[FarArchive]:
     """Serve `root` (its folders are buckets) behind a link; stop all of it in the end."""
-    nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    nginx = program("nginx")
     if nginx is None:
-        raise SystemExit("this benchmark needs nginx (Debian: apt-get install nginx-light)")
+        raise FileNotFoundError("nginx")
     context = multiprocessing.get_context("spawn")
     sent = context.Value("q", 0)
     with contextlib.ExitStack() as stack:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+from needs import check_needs
 
 from desi_fits_to_parquet.config import load_config
 from desi_fits_to_parquet.files import write_json
@@ -96,6 +97,7 @@ write_json(out / "record.json", record)
 
 def main() -> None:
     """Measure everything, print it, write it."""
+    check_needs(2, Path(tempfile.gettempdir()))
     settings = load_config(REPOSITORY / "config/schema.yaml", REPOSITORY / "config/config.yaml")
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="benchmark-fusion-") as name:

@@ -23,6 +23,8 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
+from needs import check_needs
+
 from desi_fits_to_parquet.paths import marker_path, parquet_folder
 from desi_fits_to_parquet.tiles_csv import list_tiles
 
@@ -69,18 +71,18 @@ END""",
 
 # a marker and logs of the size of real ones, so that the state on disk is counted honestly
 PYTHON = {
-    "download": """
+    "download/tile.py": """
 def download_tile(tile, sources, settings, folder):
     folder.mkdir(parents=True)
     return {"sources": sources, "outcome": None, "figures": "x" * 900}
 """,
-    "fuse": """
+    "fuse/tile.py": """
 def fuse_tile(tile, fits_folder, parquet_folder, settings):
     parquet_folder.mkdir(parents=True)
     (parquet_folder / f"{tile.name}.parquet").write_bytes(b"PAR1")
     return {"outcome": None, "n_rows": 60, "figures": "x" * 300}
 """,
-    "validate": """
+    "validate.py": """
 def validate_tile(tile, fits_folder, parquet_folder, fuse_record, settings):
     return {"survey": tile.survey, "program": tile.program, "healpix": tile.healpix,
             "outcome": "converted", "finished": 1.5e9, "bytes_archive": 227 << 20,
@@ -109,6 +111,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=200, help="tiles to start real imports for")
     parser.add_argument("--verify", type=int, default=5_000, help="tiles of 1 MB to verify")
     given = parser.parse_args()
+    # files of a MB to verify, and a few small ones for each tile of the graph
+    check_needs((given.verify + given.tiles / 10) / 1e3, Path(tempfile.gettempdir()))
     figures: dict[str, float] = {}
 
     def keep(**measured: float) -> None:
@@ -149,10 +153,10 @@ def put_stand_ins(folder: Path, form: str) -> None:
         shutil.copytree(REPOSITORY / name, folder / name, ignore=ignore)
     shutil.copy(REPOSITORY / "Snakefile", folder)
     replace_functions(folder / PACKAGE / "discover.py", LISTING)
-    (folder / PACKAGE / "report.py").write_text(REPORT)
+    (folder / PACKAGE / "report/build.py").write_text(REPORT)
     if form == "python":
         for module, text in PYTHON.items():
-            replace_functions(folder / PACKAGE / f"{module}.py", text)
+            replace_functions(folder / PACKAGE / module, text)
         return
     for rule, command in SHELL.items():
         (folder / f"scripts/{rule}.sh").write_text(f"#!/bin/bash\n{command}\n")
@@ -164,7 +168,11 @@ def replace_functions(path: Path, text: str) -> None:
     """Append functions to a module in place of those of the same name, its imports staying."""
     source = path.read_text()
     for name in re.findall(r"^def (\w+)", text, re.MULTILINE):
-        source = re.sub(rf"^def {name}\(", f"def replaced_{name}(", source, flags=re.MULTILINE)
+        source, found = re.subn(
+            rf"^def {name}\(", f"def replaced_{name}(", source, flags=re.MULTILINE
+        )
+        if not found:
+            raise SystemExit(f"{path} has no function {name}: the stand-ins are out of date")
     path.write_text(source + text)
 
 

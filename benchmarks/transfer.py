@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from far_archive import FarArchive, serve_far
+from needs import check_needs
 
 from desi_fits_to_parquet.config import load_config
 from desi_fits_to_parquet.discover import discover_tiles
@@ -39,6 +40,7 @@ ROUND_TRIP_S = 0.05
 AT_ONCE = 8
 REPEATS = 4
 N_TILES = 10
+DISK_GB = 6
 SCALE = 1.5
 """Tiles have so many times fewer targets than real ones: the run stays under ten minutes."""
 
@@ -86,6 +88,7 @@ def main() -> None:
     begun = time.perf_counter()
     out = REPOSITORY / "results/benchmark"
     out.mkdir(parents=True, exist_ok=True)
+    check_needs(DISK_GB, out, "nginx")
     with tempfile.TemporaryDirectory(prefix="transfer-", dir=out) as name:
         work = Path(name)
         bucket = work / "archive/desidata/dr1/spectro/redux/iron"

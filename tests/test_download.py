@@ -300,11 +300,8 @@ def test_a_bit_flipped_in_a_fetched_row_is_found_by_files_mode_and_by_the_audit(
         assert "audit" in record["reason"]
 
 
-def test_rows_that_change_on_the_way_are_found_by_the_audit(
-    fetch: Fetch, service: Service, mode: str
-) -> None:
-    if mode == "files":
-        pytest.skip("files mode has no audit: it checks every byte")
+@pytest.mark.parametrize("mode", ["rows"], indirect=True)  # the other one checks every byte
+def test_rows_that_change_on_the_way_are_found_by_the_audit(fetch: Fetch, service: Service) -> None:
     sizes = (4 * 2751, 4 * 2326, 4 * 2881)
 
     def choose(asked: Asked) -> str | None:
@@ -398,11 +395,10 @@ def test_a_truncated_coadd_is_corrupt(fetch: Fetch, service: Service, cut: float
     assert TILE.file_name("coadd") in record["reason"]
 
 
+@pytest.mark.parametrize("mode", ["rows"], indirect=True)  # whole files are matched when fused
 def test_a_coadd_of_other_targets_is_corrupt_in_rows_mode(
-    fetch: Fetch, service: Service, mode: str, tmp_path: Path
+    fetch: Fetch, service: Service, tmp_path: Path
 ) -> None:
-    if mode == "files":
-        pytest.skip("whole files are matched when they are fused")
     other = simulate_objects(TILE, tmp_path / "other", 9, scan_step=50)
     service.objects[key_of(TILE, "coadd")] = other[key_of(TILE, "coadd")]
     record = fetch()

@@ -73,3 +73,12 @@ def test_every_dependency_has_a_bound_above_and_below():
 def test_no_file_of_the_project_names_a_registry():
     for file in ("requirements.lock", "requirements-reference.lock", "pyproject.toml"):
         assert "index-url" not in (REPOSITORY / file).read_text()
+
+
+def test_ci_begins_with_the_two_commands_of_the_readme_in_an_environment_of_their_own():
+    promised = re.findall(r"^\$ make (\w+)", (REPOSITORY / "README.md").read_text(), re.M)
+    ci = (REPOSITORY / ".ci/run").read_text()
+    steps = re.findall(r"^ *step ([\w-]+)", ci, re.M)
+    assert steps[:2] == promised == ["demo", "test"]
+    assert ci.index('rm -rf "$VENV"') < ci.index("step demo")
+    assert f"/{re.search('VENV=(.*?) ', ci)[1]}/" in (REPOSITORY / ".gitignore").read_text()

@@ -198,17 +198,19 @@ def test_the_reduced_coadd_is_valid_and_says_where_its_rows_are_from(
                 assert hdu.data.tobytes() == expected.tobytes(), hdu.name
 
 
+@pytest.mark.reference
 def test_fitsio_and_desispec_read_the_reduced_coadd(
     service: Service, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    fitsio = pytest.importorskip("fitsio")
-    spectra = pytest.importorskip("desispec.io.spectra")
+    import fitsio
+    from desispec.io import read_spectra
+
     fetch(service, settings_for(settings, service), tmp_path / "fits")
     path = str(tmp_path / "fits" / TILE.file_name("coadd"))
     with fitsio.FITS(path) as opened:
         assert opened["R_FLUX"].read().shape == (6, 2326)
         assert opened[0].read_header()["SRCNROWS"] == 30
-    read = spectra.read_spectra(path)
+    read = read_spectra(path)
     assert read.num_spectra() == 6
     assert read.bands == ["b", "r", "z"]
 

@@ -494,11 +494,13 @@ def test_quasar_files_hold_some_targets_only(folder: Path) -> None:
 # ---------------------------------------------------------------------------- other readers
 
 
+@pytest.mark.reference
 @pytest.mark.parametrize("form", ["int32", "unsigned", "compressed"])
 def test_desispec_reads_the_coadd(tmp_path: Path, form: Any) -> None:
-    desispec_io = pytest.importorskip("desispec.io", reason="`make reference` installs desispec")
+    from desispec.io import read_spectra
+
     simulate_tile(TILE, tmp_path, 4, mask_form=form, kinds=("coadd",))
-    spectra = desispec_io.read_spectra(str(tmp_path / TILE.file_name("coadd")))
+    spectra = read_spectra(str(tmp_path / TILE.file_name("coadd")))
     assert spectra.bands == ["b", "r", "z"]
     assert spectra.num_spectra() == 4
     assert spectra.R["b"][0].shape == (2751, 2751)
@@ -510,10 +512,12 @@ def test_desispec_reads_the_coadd(tmp_path: Path, form: Any) -> None:
     assert len(spectra.exp_fibermap) >= 4
 
 
+@pytest.mark.reference
 def test_specutils_reads_the_coadd(tmp_path: Path) -> None:
-    specutils = pytest.importorskip("specutils", reason="`make reference` installs specutils")
+    from specutils import SpectrumList
+
     simulate_tile(TILE, tmp_path, 4, kinds=("coadd",))
-    arms = specutils.SpectrumList.read(tmp_path / TILE.file_name("coadd"))
+    arms = SpectrumList.read(tmp_path / TILE.file_name("coadd"))
     assert [arm.flux.shape for arm in arms] == [(4, 2751), (4, 2326), (4, 2881)]
     np.testing.assert_array_equal(arms[2].flux.value, image(tmp_path, "Z_FLUX"))
     assert arms[0].flux.unit.is_equivalent("erg / (s cm2 Angstrom)")
