@@ -4,14 +4,16 @@ import io
 import json
 import logging
 import os
+import re
 import struct
 import subprocess
 import sys
 import termios
+import threading
 from collections.abc import Callable
 from fcntl import ioctl
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from report_markers import marker
@@ -20,8 +22,11 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from desi_fits_to_parquet.files import read_json, write_json
 from desi_fits_to_parquet.outcomes import OUTCOMES
 from desi_fits_to_parquet.paths import marker_path
-from desi_fits_to_parquet.run import watch as progress
-from desi_fits_to_parquet.run.markers import read_row
+from desi_fits_to_parquet.run import panel as panels
+from desi_fits_to_parquet.run import summary as summaries
+from desi_fits_to_parquet.run import watch as watching
+from desi_fits_to_parquet.run.markers import read_brief
+from desi_fits_to_parquet.run.notify import Notice
 from desi_fits_to_parquet.run.panel import Panel
 from desi_fits_to_parquet.run.status import main
 from desi_fits_to_parquet.run.summary import RUN_FILE, Run, summarize_results, time_left, write_run
@@ -90,12 +95,12 @@ def test_broken_marker_is_named_and_the_others_are_counted(results: Path):
 @pytest.mark.parametrize("form", [{}, {"indent": 4}, {"indent": 1, "sort_keys": True}])
 def test_marker_is_read_alike_however_its_json_is_laid_out(results: Path, form: dict[str, Any]):
     path = marker_path(results, TILES[9])
-    before = read_row(path)
+    before = read_brief(path)
     assert before is not None
     assert before.outcome == "corrupt_source"
     assert "& more" in before.reason
     path.write_text(json.dumps(read_json(path), **form))
-    assert read_row(path) == before
+    assert read_brief(path) == before
 
 
 def test_killed_run_is_not_called_running(results: Path):
@@ -187,14 +192,17 @@ class Told:
 
 
 @pytest.fixture
-def watched(
-    results: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> Callable[[io.TextIOBase], Told]:
-    monkeypatch.setattr(progress, "FIRST_LINE_S", 0.02)
-    monkeypatch.setattr(progress, "DRAW_S", 0.02)
-    monkeypatch.setattr(progress, "LINE_S", 0.0)
-    monkeypatch.setattr(progress, "WRITE_S", 0.0)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(panels, "FIRST_LINE_S", 0.02)
+    monkeypatch.setattr(panels, "DRAW_S", 0.02)
+    monkeypatch.setattr(panels, "LINE_S", 0.0)
+    monkeypatch.setattr(watching, "WRITE_S", 0.0)
 
+
+@pytest.fixture
+def watched(
+    results: Path, settings: dict[str, Any], short_pauses: None
+) -> Callable[[io.TextIOBase], Told]:
     def watch(screen: io.TextIOBase) -> Told:
         told = Told(screen)
         watch_run(told.logger, settings | {"results": str(results)}, [], lambda: 3, lambda: None)
@@ -256,6 +264,105 @@ def test_terminal_that_goes_away_does_not_end_the_run(
     told.fail(1, "fuse_tile")
     told.end()
     assert read_json(results / RUN_FILE)["crashed"] == 1
+
+
+class Noted:
+    """Stands for the sender of notifications; keeps their titles."""
+
+    titles: ClassVar[list[str]]
+
+    def __init__(self, addresses: list[str], complain: Callable[[str], None]) -> None:
+        type(self).titles = []
+
+    def send(self, notice: Notice) -> None:
+        self.titles.append(notice.title.partition(": ")[2])
+
+    def finish(self) -> None:
+        pass
+
+
+def no_disk(folder: Path) -> int:
+    raise OSError(5, "Input/output error")
+
+
+def test_run_is_followed_to_its_end_whatever_goes_wrong_on_the_way(
+    results: Path,
+    settings: dict[str, Any],
+    short_pauses: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    for module in (watching, summaries):
+        monkeypatch.setattr(module, "free_bytes", no_disk)
+    monkeypatch.setattr(watching, "Sender", Noted)
+    settings["results"] = str(results)
+    settings["notify"]["abort"] = True
+    told, stopped = Told(screen := io.StringIO()), threading.Event()
+    watch_run(told.logger, settings, [], lambda: 30, stopped.set)
+
+    for event in LogEvent:  # without all that it must have
+        told.logger.info("bad", extra={"event": event})
+    unread = marker_path(results, TILES[15])
+    unread.mkdir()  # a marker that cannot be read just then
+    for jobid, tile in enumerate(TILES[15:19]):
+        told.begin(jobid, "validate_tile", tile)
+        if jobid:
+            write_marker(results, tile, "corrupt_source", 4e9)
+        told.finish(jobid)
+    assert stopped.wait(60), "too many tiles failed: the run must be ended"
+    assert main([str(results)]) == 0
+    status = capsys.readouterr().out
+    assert "going on for" in status
+    assert "free space unknown" in status
+    unread.rmdir()
+    write_marker(results, TILES[15], "corrupt_source", 4e9)
+    told.end()
+
+    assert Noted.titles[0] == "run started"
+    assert "tiles failed" in Noted.titles[-1]
+    assert Noted.titles[-1].startswith("stopped: ")
+    assert read_json(results / RUN_FILE)["ended"] == Noted.titles[-1]
+    text = screen.getvalue()
+    assert text.count("event job_info: KeyError: 'rule_name'; the run goes on") == 1
+    assert text.count("OSError: [Errno 5] Input/output error; the run goes on") == 1
+    assert "Is a directory" in text
+    assert re.search(r"problem    view of the run, .* \(\d+ such\)", text)
+    assert "this run: 4 done, 4 failed" in text, "the markers tell what an event did not"
+
+
+def test_number_of_tiles_that_cannot_be_had_stays_unknown(
+    results: Path, settings: dict[str, Any], short_pauses: None
+):
+    def no_graph() -> int:
+        raise RuntimeError("the graph changed")
+
+    told = Told(screen := io.StringIO())
+    watch_run(told.logger, settings | {"results": str(results)}, [], no_graph, lambda: None)
+    told.begin(1, "validate_tile", TILES[15])
+    write_marker(results, TILES[15], "converted", 4e9)
+    told.finish(1)
+    told.end()
+    assert "RuntimeError: the graph changed; the run goes on" in screen.getvalue()
+    run = read_json(results / RUN_FILE)
+    assert (run["to_do"], run["ended"]) == (None, "finished")
+
+
+def test_run_that_cannot_write_its_state_is_still_alive(results: Path):
+    run = Run(BEGUN, BEGUN, None, "1 on desk", 15, 1, 300.0, ())
+    write_run(results, run)
+    (results / ".run.json.part").mkdir()
+    with pytest.raises(OSError, match=r"run\.json\.part"):
+        write_run(results, run._replace(updated=BEGUN + 600))
+    assert summarize_results(results, BEGUN + 610).running
+    assert not summarize_results(results, BEGUN + 2000).running
+
+
+def test_marker_of_an_unknown_outcome_is_named(results: Path):
+    path = marker_path(results, TILES[0])
+    path.write_text(path.read_text().replace('"converted"', '"fine"'))
+    s = summarize_results(results, BEGUN + 600)
+    assert sum(s.outcomes.values()) == 14
+    assert any("unknown outcome 'fine'" in problem for problem in s.problems)
 
 
 def test_panel_leaves_the_lines_above_to_scroll_and_gives_its_own_back():

@@ -1,13 +1,24 @@
-"""Lines at the foot of a terminal that stay while the lines above scroll."""
+"""Where a run shows itself: lines at the foot of a terminal that stay, or a line now and then."""
 
 import os
+import time
 from collections.abc import Sequence
 from typing import TextIO
 
-from desi_fits_to_parquet.run.wording import fit_lines
+from desi_fits_to_parquet.run.summary import Summary
+from desi_fits_to_parquet.run.wording import fit_lines, summary_line, summary_lines
 
 PANEL_ROWS = 15
 """Lines of the view on a terminal: 24 of them leave nine to scroll."""
+
+DRAW_S = 3.0
+"""Seconds between two drawings on a terminal: 1 % of a core with 30,000 tiles."""
+
+LINE_S = 60.0
+"""Seconds between two lines elsewhere."""
+
+FIRST_LINE_S = 10.0
+"""Seconds to the first line."""
 
 
 class Panel:
@@ -59,3 +70,69 @@ class Panel:
     def _write(self, text: str) -> None:
         self._stream.write(text)  # in one piece: other processes write here too
         self._stream.flush()
+
+
+class Screen:
+    """A panel on a terminal, a line a minute elsewhere; a screen that goes away is let go.
+
+    Parameters
+    ----------
+    stream
+        What Snakemake writes to, None where it is silent.
+
+    Attributes
+    ----------
+    known
+        Problems that are not told anew, at first those of earlier runs.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+        self._panel = None
+        if stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb":
+            self._panel = Panel(stream, PANEL_ROWS)
+        self.known: tuple[str, ...] = ()
+        self._next_line = time.monotonic() + FIRST_LINE_S
+
+    @property
+    def pause_s(self) -> float:
+        """Seconds after which there is something new to show."""
+        return DRAW_S if self._panel else FIRST_LINE_S
+
+    def show(self, summary: Summary) -> None:
+        """Draw the summary, or say it in a line where one is due, with the problems new since."""
+        if self._draw(summary) or time.monotonic() < self._next_line:
+            return
+        self._next_line = time.monotonic() + LINE_S
+        new = [problem for problem in summary.problems if problem not in self.known]
+        self.known = summary.problems
+        self.say("\n".join([summary_line(summary), *(f"  {problem}" for problem in new)]))
+
+    def say(self, text: str) -> None:
+        """Write lines that scroll."""
+        if self._stream is None:
+            return
+        try:
+            self._stream.write(f"{text}\n")
+            self._stream.flush()
+        except (OSError, ValueError):  # gone or closed; the run goes on
+            self._panel = self._stream = None
+
+    def end(self, summary: Summary) -> None:
+        """Give the terminal back and leave the summary on it."""
+        if self._panel is not None:
+            try:
+                self._panel.clear()
+            except (OSError, ValueError):
+                self._stream = None
+            self._panel = None
+        self.say("\n".join(summary_lines(summary)))
+
+    def _draw(self, summary: Summary) -> bool:
+        if self._panel is None:
+            return False
+        try:
+            return self._panel.draw(summary_lines(summary))
+        except (OSError, ValueError):
+            self._panel = self._stream = None
+            return False

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
         print(text, flush=True)  # noqa: T201  (its only output)
     except BrokenPipeError:  # `make status | head -1`
         sys.stdout = None
-    except ValueError as error:  # a list or a marker that somebody cut
+    except (OSError, ValueError) as error:  # a list or a marker that somebody cut
         print(error)  # noqa: T201  (likewise)
         return 2
     return 0

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from desi_fits_to_parquet.files import read_json
 from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES, OUTCOMES
-from desi_fits_to_parquet.run.markers import Row, read_names, read_rows
+from desi_fits_to_parquet.run.markers import Brief, read_briefs, read_names
 from desi_fits_to_parquet.tile import Tile
 
 RUN_FILE = ".run.json"
@@ -89,7 +89,7 @@ class Summary(NamedTuple):
     bytes_archive, bytes_fetched, bytes_parquet
         Sums over all tiles with a marker.
     disk_free
-        Free bytes where the results lie.
+        Free bytes where the results lie, None where that cannot be told.
     seconds_left
         Time left and its standard error in seconds, None where it cannot be told yet.
     problems
@@ -109,7 +109,7 @@ class Summary(NamedTuple):
     bytes_archive: int
     bytes_fetched: int
     bytes_parquet: int
-    disk_free: int
+    disk_free: int | None
     seconds_left: tuple[float, float] | None
     problems: tuple[str, ...]
 
@@ -117,28 +117,32 @@ class Summary(NamedTuple):
 def summarize_results(results: Path, now: float | None = None) -> Summary:
     """Read the state of a results folder, also while a run works in it."""
     tiles = read_names(results / "tiles.csv")
-    rows, broken = read_rows(results / "validated")
+    briefs, broken = read_briefs(results / "validated")
     if tiles is not None:  # others may be of an earlier list
-        rows = {tile: row for tile, row in rows.items() if tile in tiles}
+        briefs = {tile: brief for tile, brief in briefs.items() if tile in tiles}
     run = read_run(results)
     now = time.time() if now is None else now
     n_tiles = None if tiles is None else len(tiles)
-    return summarize(rows, n_tiles, run, now, free_bytes(results), broken)
+    try:
+        free = free_bytes(results)
+    except OSError:  # said as unknown
+        free = None
+    return summarize(briefs, n_tiles, run, now, free, broken)
 
 
 def summarize(
-    rows: Mapping[Tile, Row],
+    briefs: Mapping[Tile, Brief],
     tiles: int | None,
     run: Run | None,
     now: float,
-    disk_free: int,
+    disk_free: int | None,
     broken: Sequence[str] = (),
 ) -> Summary:
     """Add up markers; with 30,000 of them it takes 30 ms.
 
     Parameters
     ----------
-    rows
+    briefs
         By tile, of discovered tiles only.
     tiles
         Number of discovered tiles, None where it is not known.
@@ -147,34 +151,34 @@ def summarize(
     now
         Unix seconds.
     disk_free
-        In bytes.
+        In bytes, None where it cannot be told.
     broken
         What is to be told of markers that cannot be read.
     """
     outcomes = dict.fromkeys(OUTCOMES, 0)
     archive = fetched = parquet = 0
     since = run.started if run else math.inf
-    fresh: list[Row] = []
-    for row in rows.values():
-        outcomes[row.outcome] += 1
-        archive += row.bytes_archive
-        fetched += row.bytes_fetched
-        parquet += row.bytes_parquet
-        if row.finished >= since:
-            fresh.append(row)
+    fresh: list[Brief] = []
+    for brief in briefs.values():
+        outcomes[brief.outcome] += 1
+        archive += brief.bytes_archive
+        fetched += brief.bytes_fetched
+        parquet += brief.bytes_parquet
+        if brief.finished >= since:
+            fresh.append(brief)
     crashed = run.crashed if run else 0
     left = None
     if run and run.to_do is not None:
         left = max(run.to_do - len(fresh) - crashed, 0)
     elif tiles is not None and not run:
-        left = tiles - len(rows)
+        left = tiles - len(briefs)
     # a run that ended has no "now", and its mean is over the time that it took
     running = run is not None and _is_alive(run, now)
     until = now if running or run is None else max(run.updated, run.started)
     failed = sorted(
-        (row.finished, f"{tile.name} {row.outcome}: {row.reason}")
-        for tile, row in rows.items()
-        if row.outcome in FAILED_OUTCOMES
+        (brief.finished, f"{tile.name} {brief.outcome}: {brief.reason}")
+        for tile, brief in briefs.items()
+        if brief.outcome in FAILED_OUTCOMES
     )
     problems = (
         *[text for _, text in failed[-N_PROBLEMS:]], *broken, *(run.problems if run else ())
@@ -187,7 +191,7 @@ def summarize(
         tiles=tiles,
         outcomes=outcomes,
         done=len(fresh),
-        failed=sum(row.outcome in FAILED_OUTCOMES for row in fresh) + crashed,
+        failed=sum(brief.outcome in FAILED_OUTCOMES for brief in fresh) + crashed,
         left=left,
         tiles_per_hour=speed[0] if speed else None,
         mb_per_s=speed[1] if speed else None,
@@ -195,7 +199,7 @@ def summarize(
         bytes_fetched=fetched,
         bytes_parquet=parquet,
         disk_free=disk_free,
-        seconds_left=time_left([row.finished for row in fresh], left, now) if running else None,
+        seconds_left=time_left([brief.finished for brief in fresh], left, now) if running else None,
         problems=problems[-N_PROBLEMS:],
     )
 
@@ -254,17 +258,17 @@ def _is_alive(run: Run, now: float) -> bool:
 
 
 def _speeds(
-    fresh: Sequence[Row], run: Run, until: float
+    fresh: Sequence[Brief], run: Run, until: float
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """Give tiles an hour and MB/s, each now and on average."""
     begin = max(run.started, until - run.recent_s)
-    recent = [row for row in fresh if row.finished >= begin]
+    recent = [brief for brief in fresh if brief.finished >= begin]
     now_s, all_s = max(until - begin, 1.0), max(until - run.started, 1.0)
     return (
         (3600 * len(recent) / now_s, 3600 * len(fresh) / all_s),
         (
-            sum(row.bytes_fetched for row in recent) / 1e6 / now_s,
-            sum(row.bytes_fetched for row in fresh) / 1e6 / all_s,
+            sum(brief.bytes_fetched for brief in recent) / 1e6 / now_s,
+            sum(brief.bytes_fetched for brief in fresh) / 1e6 / all_s,
         ),
     )
 
@@ -275,15 +279,31 @@ def read_run(results: Path) -> Run | None:
     if not path.is_file():
         return None
     told = read_json(path)
+    told["updated"] = path.stat().st_mtime
     return Run(**{**told, "problems": tuple(told["problems"])})
 
 
 def write_run(results: Path, run: Run) -> None:
-    """Write what a run tells of itself. Not synced to disk: it is written every few seconds."""
+    """Write what a run tells of itself. Not synced to disk: it is written every few seconds.
+
+    `Run.updated` becomes the time of the file. Where it cannot be written, as on a full disk, the
+    time is set all the same, so that nobody takes the run for a dead one.
+
+    Raises
+    ------
+    OSError
+        Where it cannot be written.
+    """
     path = results / RUN_FILE
     part = path.with_name(f".{RUN_FILE.strip('.')}.part")
-    part.write_text(json.dumps(run._asdict()) + "\n")
-    part.replace(path)
+    told = run._asdict()
+    updated = told.pop("updated")
+    try:
+        part.write_text(json.dumps(told) + "\n")
+        part.replace(path)
+    finally:
+        if path.exists():
+            os.utime(path, (updated, updated))
 
 
 def free_bytes(folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""The view of a run while it goes on, and what follows from it: notifications, the way to end it.
+"""Following a run while it goes on, and what comes of it: view, notifications, a way to end it.
 
 Snakemake tells its loggers of each job as a log record with an `event`, which is the interface of
 its logger plugins (`snakemake-interface-logger-plugins`). `RunWatch` is such a handler: it reads
@@ -11,15 +11,15 @@ that what jobs print cannot tear it. Elsewhere it is a line a minute.
 """
 
 import logging
-import os
+import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import NamedTuple, TextIO
 
-from desi_fits_to_parquet.paths import LOW_NOTE, marker_path
-from desi_fits_to_parquet.run.markers import Row, read_names, read_row, read_rows
 from desi_fits_to_parquet.run.notify import (
     Sender,
     Told,
@@ -28,39 +28,41 @@ from desi_fits_to_parquet.run.notify import (
     failure_text,
     start_notice,
 )
-from desi_fits_to_parquet.run.panel import PANEL_ROWS, Panel
-from desi_fits_to_parquet.run.summary import (
-    N_PROBLEMS,
-    Run,
-    Summary,
-    free_bytes,
-    summarize,
-    write_run,
+from desi_fits_to_parquet.run.panel import Screen
+from desi_fits_to_parquet.run.state import (
+    EVENTS,
+    TILE_RULES,
+    expect_tiles,
+    how_it_ended,
+    new_state,
+    note,
+    read_results,
+    run_now,
+    summary_now,
 )
-from desi_fits_to_parquet.run.wording import summary_line, summary_lines
+from desi_fits_to_parquet.run.summary import Summary, free_bytes, write_run
 from desi_fits_to_parquet.settings import Settings
-from desi_fits_to_parquet.tile import Tile
-
-TILE_RULES = ("download_tile", "fuse_tile", "validate_tile")
-
-DRAW_S = 3.0
-"""Seconds between two drawings on a terminal: 1 % of a core with 30,000 tiles."""
-
-LINE_S = 60.0
-"""Seconds between two lines elsewhere."""
 
 WRITE_S = 10.0
 """Seconds between two writings of what the run tells of itself."""
-
-FIRST_LINE_S = 10.0
-"""Seconds to the first line."""
 
 KEPT_MESSAGES = ("Will exit", "Complete log")
 """How those of Snakemake's messages begin that are shown although they are no warnings."""
 
 
+class _Step(NamedTuple):
+    """Something for the following thread to do, and what it is called where it goes wrong."""
+
+    what: str
+    do: Callable[[], None]
+
+
 class RunWatch(logging.Handler):
     """Follows a run from its first job to the end of Snakemake.
+
+    Nothing that goes wrong here may end the run or leave it alone. Snakemake's thread only puts
+    its events into a queue. One thread takes them out, does each thing by itself, and goes on
+    after one that failed: that is logged the first time, counted, and shown among the problems.
 
     Parameters
     ----------
@@ -72,8 +74,10 @@ class RunWatch(logging.Handler):
         Gives the number of tiles that Snakemake is going to do.
     end_run
         Lets Snakemake begin no more jobs.
-    screen
-        Snakemake's own handler for the screen, None where it is silent.
+    stream
+        What Snakemake writes to, None where it is silent.
+    log
+        Snakemake's logger, which is told what goes wrong here.
     """
 
     def __init__(
@@ -82,207 +86,176 @@ class RunWatch(logging.Handler):
         addresses: Sequence[str],
         count_tiles: Callable[[], int],
         end_run: Callable[[], None],
-        screen: "logging.StreamHandler[TextIO] | None",
+        stream: TextIO | None,
+        log: logging.Logger,
     ) -> None:
         super().__init__(logging.INFO)
-        self._results = Path(settings["results"])
         self._settings = settings["notify"]
         self._what = _describe(settings)
         self._count_tiles = count_tiles
         self._end_run = end_run
-        self._sender = Sender(addresses, self._note)
-        self._stream = screen.stream if screen else None
-        self._panel = None
-        if screen is not None and screen.stream.isatty() and os.environ.get("TERM") != "dumb":
-            self._panel = Panel(screen.stream, PANEL_ROWS)
-        self._jobs: dict[int, tuple[str, Tile | None]] = {}
-        self._rows: dict[Tile, Row] = {}
-        self._tiles: frozenset[Tile] | None = None
-        self._broken: list[str] = []
-        self._crashed: set[Tile] = set()
-        self._errors = 0
-        self._guard = threading.Lock()
+        self._log = log
+        self._state = new_state(Path(settings["results"]), 60 * self._settings["speed_minutes"])
+        self._screen = Screen(stream)
+        self._sender = Sender(addresses, self._complain)
         self._told = Told()
-        self._aborted = ""
-        self._run = Run(
-            started=time.time(),
-            updated=0.0,
-            ended=None,
-            process=f"{os.getpid()} on {os.uname().nodename}",
-            to_do=None,
-            crashed=0,
-            recent_s=60 * self._settings["speed_minutes"],
-            problems=(),
-        )
-        self._shown: tuple[str, ...] = ()
-        self._next_line = time.monotonic() + FIRST_LINE_S
+        self._counted = False
+        self._stopped = ""
         self._next_write = 0.0
-        self._over = threading.Event()
+        self._inbox: queue.SimpleQueue[_Step | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._follow, name="progress", daemon=True)
+        self._ended = False
 
     def start(self) -> None:
         """Begin."""
-        self._results.mkdir(parents=True, exist_ok=True)
+        self._state.results.mkdir(parents=True, exist_ok=True)
         self._thread.start()
 
-    # -------------------------------------------------------------------- what Snakemake tells
+    # ------------------------------------------------------------ in the threads of others
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Take a record without the lock of other handlers, which Snakemake holds in `close`."""
+        self.emit(record)
+        return True
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take one event of Snakemake; called in its own thread, so it must be quick."""
-        event = getattr(record, "event", None)
-        if event == "job_info":
-            self._begin_job(record.__dict__)
-        elif event == "job_finished":
-            self._finish_job(record.__dict__["job_id"])
-        elif event == "job_error":
-            self._fail_job(record.__dict__)
-        elif event == "group_error":
-            for job in record.__dict__["job_error_info"]:
-                self._fail_job(job)
-
-    def _begin_job(self, job: Mapping[str, Any]) -> None:
-        names = job["wildcards"] or {}
-        tile = None
-        if job["rule_name"] in TILE_RULES:
-            tile = Tile(names["survey"], names["program"], int(names["healpix"]))
-            if self._run.to_do is None:  # the list of tiles is there, with it all jobs
-                self._change(to_do=self._count_tiles())
-        self._jobs[job["jobid"]] = job["rule_name"], tile
-
-    def _finish_job(self, jobid: int) -> None:
-        rule, tile = self._jobs.pop(jobid, ("", None))
-        if rule == "discover_tiles":
-            self._take_list()
-        elif rule == "validate_tile" and tile is not None:
-            try:
-                row = read_row(marker_path(self._results, tile))
-            except ValueError as error:
-                self._note(str(error))
+        """Take one event of Snakemake."""
+        event = record.__dict__.get("event")
+        with self._going_on(f"Snakemake's event {event}"):
+            take = EVENTS.get(event) if event else None
+            if take is None:
                 return
-            with self._guard:
-                self._crashed.discard(tile)
-                if row is not None:
-                    self._rows[tile] = row
+            told = record.__dict__
+            self._put(f"Snakemake's event {event}", partial(take, self._state, told))
+            # Counted when the first tile begins: the list of tiles is there then, with it all
+            # jobs. And in this thread, because no other one may look at Snakemake's graph.
+            if not self._counted and told.get("rule_name") in TILE_RULES:
+                self._put(
+                    "number of tiles", partial(expect_tiles, self._state, self._count_tiles())
+                )
+                self._counted = True
 
-    def _take_list(self) -> None:
-        tiles = read_names(self._results / "tiles.csv")
-        with self._guard:
-            self._tiles = tiles
-            if tiles is not None:  # others may be of an earlier list
-                self._rows = {tile: row for tile, row in self._rows.items() if tile in tiles}
+    def _complain(self, problem: str) -> None:
+        self._put("problem", partial(note, self._state, problem))
 
-    def _fail_job(self, job: Mapping[str, Any]) -> None:
-        rule, tile = self._jobs.pop(job["jobid"], (job["rule_name"], None))
-        self._errors += 1
-        if tile is not None:
-            with self._guard:
-                self._crashed.add(tile)
-        name = f"{tile.name}: {rule}" if tile else rule
-        low = self._results / LOW_NOTE
-        if rule == "download_tile" and low.exists():
-            self._abort(low.read_text())
-            return
-        self._note(f"{name} crashed; its log is {', '.join(job['log'])}")
+    def _put(self, what: str, do: Callable[[], None]) -> None:
+        self._inbox.put(_Step(what, do))
 
-    def _note(self, problem: str) -> None:
-        """Keep a problem for the view, and show it at once."""
-        self._change(problems=(*self._run.problems, problem)[-N_PROBLEMS:])
-        self._say(problem)
+    @contextmanager
+    def _going_on(self, what: str) -> Iterator[None]:
+        """Let nothing that is raised get out: the run is worth more than the view of it."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  (whatever it is)
+            fault = f"view of the run, {what}: {type(error).__name__}: {error}"
+            self._put("fault", partial(self._count_fault, fault))
 
-    def _change(self, **fields: Any) -> None:
-        with self._guard:
-            self._run = self._run._replace(**fields)
-
-    # ----------------------------------------------------------------------- what follows of it
+    # ------------------------------------------------------------------ in its own thread
 
     def _follow(self) -> None:
-        rows, self._broken = read_rows(self._results / "validated")
-        with self._guard:
-            self._rows = {**rows, **self._rows}
-        self._take_list()
-        self._shown = self._summary().problems  # those of earlier runs
-        self._sender.send(start_notice(self._summary(), self._what))
-        while not self._over.wait(DRAW_S if self._panel else FIRST_LINE_S):
-            self._refresh()
+        with self._going_on("markers and list of tiles"):
+            read_results(self._state)
+        with self._going_on("start"):
+            summary = self._summary()
+            self._screen.known = summary.problems
+            self._sender.send(start_notice(summary, self._what))
+        due = time.monotonic() + self._screen.pause_s
+        while True:
+            if time.monotonic() >= due:
+                self._refresh()
+                due = time.monotonic() + self._screen.pause_s
+            try:
+                step = self._inbox.get(timeout=max(due - time.monotonic(), 0))
+            except queue.Empty:
+                continue
+            if step is None:
+                return
+            self._take(step)
+
+    def _take(self, step: _Step) -> None:
+        with self._going_on(step.what):
+            step.do()
+        unsaid, self._state.unsaid = self._state.unsaid, []
+        for problem in unsaid:
+            self._screen.say(problem)
+        if self._state.stop:
+            self._stop(self._state.stop)
+
+    def _count_fault(self, fault: str) -> None:
+        self._state.faults[fault] += 1
+        if self._state.faults[fault] == 1:
+            self._log.warning(f"{fault}; the run goes on")  # Snakemake fills in no arguments
 
     def _summary(self) -> Summary:
-        now = time.time()
-        with self._guard:
-            self._run = run = self._run._replace(updated=now, crashed=len(self._crashed))
-            rows = dict(self._rows)
-            tiles = None if self._tiles is None else len(self._tiles)
-        return summarize(rows, tiles, run, now, free_bytes(self._results), self._broken)
+        free = None
+        with self._going_on("free disk space"):
+            free = free_bytes(self._state.results)
+        return summary_now(self._state, free)
 
     def _refresh(self) -> None:
-        """Draw, write and tell what is due."""
-        clock = time.monotonic()
-        summary = self._summary()
-        if not self._draw(summary) and clock >= self._next_line:
-            self._next_line = clock + LINE_S
-            new = [problem for problem in summary.problems if problem not in self._shown]
-            self._shown = summary.problems
-            self._say("\n".join([summary_line(summary), *(f"  {problem}" for problem in new)]))
-        if clock >= self._next_write:
-            self._next_write = clock + WRITE_S
-            self._write(summary)
-        notices, self._told = due_notices(summary, self._told, self._settings)
-        for notice in notices:
-            self._sender.send(notice)
-        if self._told.failing and self._settings["abort"] and not self._aborted:
-            self._abort(f"{failure_text(summary, self._settings)}.")
+        """Write, draw and tell what is due, each whatever became of the others."""
+        if time.monotonic() >= self._next_write:
+            self._next_write = time.monotonic() + WRITE_S
+            self._write()
+        summary = None
+        with self._going_on("summary"):
+            summary = self._summary()
+        if summary is None:
+            return
+        with self._going_on("screen"):
+            self._screen.show(summary)
+        with self._going_on("notifications"):
+            notices, self._told = due_notices(summary, self._told, self._settings)
+            for notice in notices:
+                self._sender.send(notice)
+        if self._told.failing and self._settings["abort"]:
+            self._stop(f"{failure_text(summary, self._settings)}.")
 
-    def _abort(self, why: str) -> None:
+    def _write(self) -> None:
+        with self._going_on("writing its state"):
+            write_run(self._state.results, run_now(self._state))
+
+    def _stop(self, why: str) -> None:
         """End the run: what runs finishes, nothing more is begun."""
-        if not self._aborted:
-            self._aborted = f"stopped: {why}"
-            self._say(f"{self._aborted} Running jobs finish.")
+        if self._stopped:
+            return
+        with self._going_on("ending the run"):
             self._end_run()
+            self._stopped = f"stopped: {why}"
+            self._screen.say(f"{self._stopped} Running jobs finish.")
 
-    def _draw(self, summary: Summary) -> bool:
-        if self._panel is None:
-            return False
-        try:
-            return self._panel.draw(summary_lines(summary))
-        except OSError:  # the terminal is gone, the run goes on
-            self._panel = self._stream = None
-            return False
-
-    def _say(self, text: str) -> None:
-        if self._stream is None:
-            return
-        try:
-            self._stream.write(f"{text}\n")
-            self._stream.flush()
-        except OSError:
-            self._stream = None
-
-    def _write(self, summary: Summary) -> None:
-        if summary.run is None:
-            return
-        try:
-            write_run(self._results, summary.run)
-        except OSError as error:  # a full disk ends jobs, not the view of them
-            self._note(f"{self._results}: the state of the run cannot be written: {error.strerror}")
+    # ------------------------------------------------------------------------- at the end
 
     def close(self) -> None:
         """End; Snakemake closes its handlers when it is done, however that came."""
         super().close()
-        if self._over.is_set() or not self._thread.is_alive():
+        if self._ended or not self._thread.is_alive():
             return
-        self._over.set()
+        self._ended = True
+        self._inbox.put(None)
         self._thread.join()
-        summary = self._summary()
-        self._change(ended=self._aborted or _how_it_ended(summary, self._errors))
-        summary = self._summary()
-        if self._panel is not None:
-            try:
-                self._panel.clear()
-            except OSError:
-                self._stream = None
-        self._write(summary)
-        self._say("\n".join(summary_lines(summary)))
-        self._sender.send(end_notice(summary))
-        self._sender.finish()
+        self._take_rest()
+        state, ended = self._state, self._stopped or "ended"
+        with self._going_on("end"):
+            if state.faults:  # what an event did not tell, the markers do
+                read_results(state)
+        with self._going_on("end"):
+            ended = self._stopped or how_it_ended(self._summary(), state.failed_jobs)
+        state.run = state.run._replace(ended=ended)
+        self._write()
+        with self._going_on("end"):
+            self._sender.send(end_notice(self._summary()))
+        with self._going_on("end"):
+            self._screen.end(self._summary())
+        with self._going_on("end"):
+            self._sender.finish()
+        self._take_rest()
+
+    def _take_rest(self) -> None:
+        while not self._inbox.empty():
+            step = self._inbox.get()
+            if step is not None:
+                self._take(step)
 
 
 class _OnlyProblems(logging.Filter):
@@ -322,7 +295,8 @@ def watch_run(
     screen = screens[0] if screens and screens[0].filter(plain) else None
     if screen is not None and logger.level > logging.DEBUG:
         screen.addFilter(_OnlyProblems())
-    watch = RunWatch(settings, addresses, count_tiles, end_run, screen)
+    stream = screen.stream if screen else None
+    watch = RunWatch(settings, addresses, count_tiles, end_run, stream, logger)
     logger.addHandler(watch)
     watch.start()
 
@@ -334,12 +308,3 @@ def _describe(settings: Settings) -> str:
         f"surveys {', '.join(tiles['surveys'])}, "
         f"programs {', '.join(tiles['programs'])}"
     )
-
-
-def _how_it_ended(summary: Summary, errors: int) -> str:
-    if summary.left:
-        rest = summary.left + (summary.run.crashed if summary.run else 0)
-        return f"ended with {rest:,} tiles not done; the same command goes on from there"
-    if errors:
-        return f"ended, {errors} jobs crashed; the same command does them again"
-    return "finished" + (f", {summary.failed:,} tiles failed" if summary.failed else "")

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 
 from desi_fits_to_parquet.run.summary import Summary
+from desi_fits_to_parquet.units import size_text
 
 
 def summary_lines(summary: Summary) -> list[str]:
@@ -19,7 +20,7 @@ def summary_lines(summary: Summary) -> list[str]:
         f"{_pair(s.mb_per_s, ',.1f', 'MB/s')}",
         f"bytes      of what is done: {size_text(s.bytes_archive)} in the archive, "
         f"{size_text(s.bytes_fetched)} fetched, {size_text(s.bytes_parquet)} written; {_saved(s)}",
-        f"disk       {size_text(s.disk_free)} free",
+        f"disk       {_free(s)}",
         f"time left  {_time_left(s)}",
     ]
     lines += [f"problem    {_one_line(problem)}" for problem in s.problems]
@@ -48,7 +49,7 @@ def summary_line(summary: Summary) -> str:
     return (
         f"{clock_text(s.now)}  {s.done:,} tiles done, {_failed(s)}, {_count(s.left)} left; "
         f"{_pair(s.tiles_per_hour, ',.0f', 'tiles/h')}; {_pair(s.mb_per_s, ',.1f', 'MB/s')}; "
-        f"{_saved(s)}; {size_text(s.disk_free)} free; time left {_time_left(s)}"
+        f"{_saved(s)}; {_free(s)}; time left {_time_left(s)}"
     )
 
 
@@ -64,6 +65,10 @@ def _state(s: Summary) -> str:
 def _failed(s: Summary) -> str:
     crashed = s.run.crashed if s.run else 0
     return f"{s.failed:,} failed" + (f" ({crashed:,} crashed)" if crashed else "")
+
+
+def _free(s: Summary) -> str:
+    return "free space unknown" if s.disk_free is None else f"{size_text(s.disk_free)} free"
 
 
 def _saved(s: Summary) -> str:
@@ -94,15 +99,6 @@ def _count(number: int | None) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def size_text(size: float) -> str:
-    """Write bytes in decimal units, as 12.3 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(size) < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.2f} TB"
 
 
 def span_text(seconds: float) -> str:

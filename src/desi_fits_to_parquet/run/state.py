@@ -1,0 +1,176 @@
+"""What a run knows of itself while it goes on, and how Snakemake's events change it.
+
+One thread holds a `State` and calls these functions (`watch.py`), so nothing is locked. An event is
+what Snakemake tells its loggers of a job, a mapping; a function that misses something in it raises.
+"""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from desi_fits_to_parquet.paths import LOW_NOTE, marker_path
+from desi_fits_to_parquet.run.markers import Brief, read_brief, read_briefs, read_names
+from desi_fits_to_parquet.run.summary import N_PROBLEMS, Run, Summary, summarize
+from desi_fits_to_parquet.tile import Tile
+
+TILE_RULES = ("download_tile", "fuse_tile", "validate_tile")
+
+
+@dataclass
+class State:
+    """A run as one process knows it.
+
+    Attributes
+    ----------
+    results
+        The results folder.
+    run
+        What the run tells of itself; `run_now` brings it up to date.
+    jobs
+        Rule and tile of each job that was begun and did not end, by Snakemake's number.
+    briefs
+        What the markers say, by tile.
+    tiles
+        The discovered tiles, None before the archive was listed.
+    broken
+        A line for each marker that could not be read when the run began.
+    crashed
+        Tiles whose job crashed.
+    failed_jobs
+        Number of jobs that crashed.
+    notes
+        Problems, the newest last.
+    unsaid
+        Those of them that were not shown yet.
+    faults
+        What went wrong with the following of the run itself, and how often.
+    stop
+        Why the run has to be ended; empty while it need not.
+    """
+
+    results: Path
+    run: Run
+    jobs: dict[int, tuple[str, Tile | None]] = field(default_factory=dict)
+    briefs: dict[Tile, Brief] = field(default_factory=dict)
+    tiles: frozenset[Tile] | None = None
+    broken: list[str] = field(default_factory=list)
+    crashed: set[Tile] = field(default_factory=set)
+    failed_jobs: int = 0
+    notes: list[str] = field(default_factory=list)
+    unsaid: list[str] = field(default_factory=list)
+    faults: Counter[str] = field(default_factory=Counter)
+    stop: str = ""
+
+
+def new_state(results: Path, recent_s: float) -> State:
+    """Begin the state of a run of this process; `recent_s` as in `Run`."""
+    now = time.time()
+    process = f"{os.getpid()} on {os.uname().nodename}"
+    return State(results, Run(now, now, None, process, None, 0, recent_s, ()))
+
+
+def read_results(state: State) -> None:
+    """Read all markers, and the list of the discovered tiles."""
+    state.briefs, state.broken = read_briefs(state.results / "validated")
+    _read_list(state)
+
+
+def _read_list(state: State) -> None:
+    state.tiles = read_names(state.results / "tiles.csv")
+    if state.tiles is not None:  # others may be of an earlier list
+        state.briefs = {t: brief for t, brief in state.briefs.items() if t in state.tiles}
+
+
+def expect_tiles(state: State, number: int) -> None:
+    """Take note of how many tiles the run has to do."""
+    state.run = state.run._replace(to_do=number)
+
+
+def begin_job(state: State, event: Mapping[str, Any]) -> None:
+    """Take note of a job that begins."""
+    tile = None
+    if event["rule_name"] in TILE_RULES:
+        names = event["wildcards"]
+        tile = Tile(names["survey"], names["program"], int(names["healpix"]))
+    state.jobs[event["jobid"]] = event["rule_name"], tile
+
+
+def finish_job(state: State, event: Mapping[str, Any]) -> None:
+    """Read what a finished job left: the list of tiles, or a tile's marker."""
+    rule, tile = state.jobs.pop(event["job_id"], ("", None))
+    if rule == "discover_tiles":
+        _read_list(state)
+    elif rule == "validate_tile" and tile is not None:
+        state.crashed.discard(tile)
+        brief = read_brief(marker_path(state.results, tile))
+        if brief is not None:
+            state.briefs[tile] = brief
+
+
+def fail_job(state: State, event: Mapping[str, Any]) -> None:
+    """Take note of a job that crashed, and of whether the disk is why."""
+    rule, tile = state.jobs.pop(event["jobid"], (event["rule_name"], None))
+    state.failed_jobs += 1
+    if tile is not None:
+        state.crashed.add(tile)
+    low = state.results / LOW_NOTE
+    if rule == "download_tile" and low.exists():
+        state.stop = low.read_text()
+        return
+    name = f"{tile.name}: {rule}" if tile else rule
+    note(state, f"{name} crashed; its log is {', '.join(event['log'])}")
+
+
+def fail_group(state: State, event: Mapping[str, Any]) -> None:
+    """Take note of the jobs of a group that crashed."""
+    for job in event["job_error_info"]:
+        fail_job(state, job)
+
+
+EVENTS: dict[str, Callable[[State, Mapping[str, Any]], None]] = {
+    "job_info": begin_job,
+    "job_finished": finish_job,
+    "job_error": fail_job,
+    "group_error": fail_group,
+}
+"""Snakemake's events that say something of a run."""
+
+
+def note(state: State, problem: str) -> None:
+    """Keep a problem, to be shown."""
+    state.notes = [*state.notes, problem][-N_PROBLEMS:]
+    state.unsaid.append(problem)
+
+
+def run_now(state: State) -> Run:
+    """Give what the run tells of itself at this moment."""
+    problems = list(state.notes)
+    if state.faults:
+        total = state.faults.total()
+        problems.append(next(reversed(state.faults)) + (f" ({total:,} such)" if total > 1 else ""))
+    return state.run._replace(
+        updated=time.time(),
+        crashed=len(state.crashed),
+        problems=tuple(problems[-N_PROBLEMS:]),
+    )
+
+
+def summary_now(state: State, disk_free: int | None) -> Summary:
+    """Add up the state; `disk_free` in bytes, None where unknown."""
+    run = run_now(state)
+    tiles = None if state.tiles is None else len(state.tiles)
+    return summarize(state.briefs, tiles, run, run.updated, disk_free, state.broken)
+
+
+def how_it_ended(summary: Summary, failed_jobs: int) -> str:
+    """Say how a run ended by itself, and what to do."""
+    if summary.left:
+        rest = summary.left + (summary.run.crashed if summary.run else 0)
+        return f"ended with {rest:,} tiles not done; the same command goes on from there"
+    if failed_jobs:
+        return f"ended, {failed_jobs} jobs crashed; the same command does them again"
+    return "finished" + (f", {summary.failed:,} tiles failed" if summary.failed else "")
