@@ -1,11 +1,11 @@
 """Fetch what is needed of a tile's files; `download.json` beside them says what happened."""
 
-import shutil
 import sys
 from pathlib import Path
 
 from desi_fits_to_parquet.download.space import DiskLow, check_space, needed_bytes
 from desi_fits_to_parquet.download.tile import download_tile
+from desi_fits_to_parquet.files import atomic_folder
 from desi_fits_to_parquet.paths import LOW_NOTE
 from desi_fits_to_parquet.run.job_log import job_log
 from desi_fits_to_parquet.run.lock import join_run
@@ -28,15 +28,8 @@ def main(snakemake):
             sys.exit(1)
         # The folder gets its name when it is complete: on a cluster Snakemake keeps what a killed
         # group leaves (profiles/slurm), and takes a folder that is there for a whole one.
-        fits = Path(snakemake.output.fits)
-        partial = fits.with_name(f"{fits.name}.part")
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
+        with atomic_folder(Path(snakemake.output.fits)) as partial:
             record = download_tile(tile, sources, config, partial)
-        except Exception:
-            shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
-            raise
-        partial.rename(fits)
         log.info("done", extra={"figures": record})
 
 

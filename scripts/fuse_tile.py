@@ -1,9 +1,8 @@
 """Fuse a tile's FITS into one Parquet; the record says how many rows it has, or why none."""
 
-import shutil
 from pathlib import Path
 
-from desi_fits_to_parquet.files import write_json
+from desi_fits_to_parquet.files import atomic_folder, write_json
 from desi_fits_to_parquet.fuse.tile import fuse_tile
 from desi_fits_to_parquet.paths import FUSE_RECORD
 from desi_fits_to_parquet.run.job_log import job_log
@@ -16,14 +15,12 @@ def main(snakemake):
     tile = Tile(names.survey, names.program, int(names.healpix))
     with job_log(snakemake.log[0], "fuse_tile", tile.name) as log:
         join_run(Path(snakemake.config["results"]) / ".lock")
-        fits, parquet = Path(snakemake.input.fits), Path(snakemake.output.parquet)
+        fits = Path(snakemake.input.fits)
         # The folder gets its name when it is complete and the record is written: behind a
         # checkpoint Snakemake does not notice that a killed job left it.
-        partial = fits / "parquet"
-        shutil.rmtree(partial, ignore_errors=True)
-        record = fuse_tile(tile, fits, partial, snakemake.config)
-        write_json(fits / FUSE_RECORD, record)
-        partial.rename(parquet)
+        with atomic_folder(Path(snakemake.output.parquet)) as partial:
+            record = fuse_tile(tile, fits, partial, snakemake.config)
+            write_json(fits / FUSE_RECORD, record)
         log.info("done", extra={"figures": record})
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from astropy.io import fits as astropy_fits
 
+from desi_fits_to_parquet.formats.fits import open_fits
 from desi_fits_to_parquet.fuse.tile import fuse_tile
+from desi_fits_to_parquet.record.selection import Selection, select_targets
 from desi_fits_to_parquet.simulate.tile import simulate_tile
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.validate import validate_tile
@@ -35,6 +38,16 @@ def edit_fits(path: Path, change: Callable[[Any], None]) -> None:
     with astropy_fits.open(path, memmap=False) as hdus:
         change(hdus)
         hdus.writeto(path, overwrite=True, checksum=True)
+
+
+def select(folder: Path, settings: dict[str, Any], tile: Tile = TILE) -> Selection:
+    """Select the targets of a tile's files, of those that are there."""
+    with ExitStack() as stack:
+        redrock, mgii, qn = (
+            stack.enter_context(open_fits(path)) if path.exists() else None
+            for path in (folder / tile.file_name(k) for k in ("redrock", "qso_mgii", "qso_qn"))
+        )
+        return select_targets(redrock, tile.survey, settings, mgii, qn)
 
 
 def changed(settings: dict[str, Any], **sections: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import h5py
 import pytest
 from conftest import REPOSITORY
 from fault_server import Asked, Service, etag, serve
+from fusion_tiles import select
 from simulated_archive import ROOT, checksum_list, key_of, list_sources, simulate_objects
 
 from desi_fits_to_parquet.archive import link as archive_module
@@ -21,7 +22,6 @@ from desi_fits_to_parquet.download.whole import find_wrong_sum, parse_checksums
 from desi_fits_to_parquet.files import read_json
 from desi_fits_to_parquet.formats.fits import open_fits
 from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES
-from desi_fits_to_parquet.record.selection import select_targets
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.tiles_csv import Source
 
@@ -83,7 +83,7 @@ def read_folder(folder: Path) -> dict[str, Any]:
     content: dict[str, Any] = {p.name: p.read_bytes() for p in folder.glob("*.fits")}
     for path in folder.glob("*.h5"):
         settings = load_config(REPOSITORY / "config/schema.yaml")
-        selected = select_targets(folder / TILE.file_name("redrock"), "main", settings).targetid
+        selected = select(folder, settings).targetid
         with h5py.File(path) as details:
             content[path.name] = [details[f"zfit/{t}/zfit"][()].tobytes() for t in selected]
     return content

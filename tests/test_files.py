@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from desi_fits_to_parquet.files import atomic_path, read_json, write_atomically, write_json
+from desi_fits_to_parquet.files import (
+    atomic_folder,
+    atomic_path,
+    read_json,
+    write_atomically,
+    write_json,
+)
 from desi_fits_to_parquet.outcomes import BadTile
 from desi_fits_to_parquet.run.job_log import job_log
 from desi_fits_to_parquet.run.lock import RunningElsewhere, hold_lock
@@ -40,6 +46,21 @@ def test_left_over_temporary_file_of_a_killed_process_is_overwritten(tmp_path: P
     write_atomically(path, "new")
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_gets_its_name_when_it_is_complete(tmp_path: Path):
+    path, left = tmp_path / "a/folder", tmp_path / "a/.folder.part"
+    left.mkdir(parents=True)
+    (left / "of a killed process").touch()
+    with pytest.raises(RuntimeError), atomic_folder(path) as temporary:
+        temporary.mkdir()
+        raise RuntimeError
+    assert list(path.parent.iterdir()) == []
+    with atomic_folder(path) as temporary:
+        temporary.mkdir()
+        (temporary / "file").touch()
+        assert not path.exists()
+    assert list(path.parent.rglob("*")) == [path, path / "file"]
 
 
 def test_json_refuses_nan_and_names_a_broken_file(tmp_path: Path):

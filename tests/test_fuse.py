@@ -1,6 +1,7 @@
 """Fusion: four files to one record, whatever is missing; broken input is an outcome."""
 
 import json
+import os
 import re
 import runpy
 import shutil
@@ -26,13 +27,14 @@ from fusion_tiles import (
     copy_tile,
     different_columns,
     edit_fits,
+    select,
     write_tile,
 )
 
 from desi_fits_to_parquet.fuse.tile import fuse_tile
 from desi_fits_to_parquet.record.schema import record_fields
-from desi_fits_to_parquet.record.selection import select_targets
 from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.validate import validate_tile
 
 Settings = dict[str, Any]
 
@@ -178,10 +180,7 @@ def test_the_preset_keeps_the_redshift_of_redrock_beside_its_own(
     config = changed(settings, selection={"preset": "desi_qso"})
     table = converted(folder, tmp_path / "out", config)
     redshifts = read_fits(folder, "redrock", "REDSHIFTS")
-    selection = select_targets(
-        folder / TILE.file_name("redrock"), "main", config,
-        folder / TILE.file_name("qso_mgii"), folder / TILE.file_name("qso_qn"),
-    )  # fmt: skip
+    selection = select(folder, config)
     assert table["z"].to_pylist() == selection.z.tolist()
     assert table["qso_maskbits"].to_pylist() == selection.qso_maskbits.tolist()
     replaced = 0
@@ -577,6 +576,26 @@ def test_a_fusion_job_imports_only_what_it_needs(
     assert done.stdout.strip() == "[]"
 
 
+def test_a_job_opens_each_file_once(
+    tile_folder: Path, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    real = os.open
+
+    def counted(path: Any, *arguments: Any) -> int:
+        opened.append(Path(path).name)
+        return real(path, *arguments)
+
+    monkeypatch.setattr(os, "open", counted)
+    every = changed(settings, selection={"preset": "desi_qso"}, columns=EVERYTHING)
+    record = fuse_tile(TILE, tile_folder, tmp_path, every)
+    kinds = ("coadd", "emline", "qso_mgii", "qso_qn", "redrock")
+    assert sorted(opened) == [TILE.file_name(kind) for kind in kinds]
+    opened.clear()
+    assert validate_tile(TILE, tile_folder, tmp_path, record, every)["outcome"] == "converted"
+    assert sorted(opened) == [TILE.file_name(kind) for kind in kinds]
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_memory_stays_bounded_as_the_tile_grows(tmp_path: Path, settings: Settings) -> None:
     """Four times the targets, all selected, may not need much more than a few blocks."""
@@ -616,8 +635,9 @@ def test_parquet_folder_of_a_job_that_was_killed_has_no_name_yet(
 
     module = {"fuse_tile": "fuse.tile", "write_json": "files"}[killed_in]
     fits, parquet = tmp_path / "fits", tmp_path / "parquet"
-    (fits / "parquet").mkdir(parents=True)
-    (fits / "parquet/half.parquet").write_bytes(b"PAR1")  # of a job that was killed before
+    fits.mkdir()
+    (tmp_path / ".parquet.part").mkdir()
+    (tmp_path / ".parquet.part/half.parquet").write_bytes(b"PAR1")  # of a job killed before
     fits.joinpath("download.json").write_text(
         '{"outcome": "unreachable", "reason": "no answer", "n_targets": null}'
     )

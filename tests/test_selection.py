@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from astropy.table import Table
 from fusion_tiles import TILE, changed, copy_tile, edit_fits, write_tile
+from fusion_tiles import select as select_tile
 
 from desi_fits_to_parquet.outcomes import BadTile
 from desi_fits_to_parquet.record.selection import (
@@ -14,7 +15,6 @@ from desi_fits_to_parquet.record.selection import (
     Selection,
     check_row_match,
     match_rows,
-    select_targets,
     zwarn_mask,
 )
 from desi_fits_to_parquet.target_bits import TARGET_BITS
@@ -34,13 +34,7 @@ def tile_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def select(folder: Path, settings: Settings, tile: Tile = TILE, **criteria: Any) -> Selection:
-    return select_targets(
-        folder / tile.file_name("redrock"),
-        tile.survey,
-        changed(settings, selection=criteria),
-        folder / tile.file_name("qso_mgii"),
-        folder / tile.file_name("qso_qn"),
-    )
+    return select_tile(folder, changed(settings, selection=criteria), tile)
 
 
 def tables(folder: Path) -> tuple[Table, Table]:
@@ -212,7 +206,7 @@ def test_matching_marks_a_target_that_is_not_there() -> None:
 
 
 def test_the_real_galaxy_is_found_and_is_no_quasar(real_data: Path, settings: Settings) -> None:
-    path = real_data / "special/dark/272/27247/redrock-special-dark-27247.fits"
+    folder, tile = real_data / "special/dark/272/27247", Tile("special", "dark", 27247)
     galaxies = changed(settings, selection={"spectypes": ["GALAXY"], "zwarn": None})
-    assert len(select_targets(path, "special", galaxies).targetid) == 1
-    assert len(select_targets(path, "special", settings).targetid) == 0
+    assert len(select_tile(folder, galaxies, tile).targetid) == 1
+    assert len(select_tile(folder, settings, tile).targetid) == 0

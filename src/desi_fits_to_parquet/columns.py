@@ -6,6 +6,7 @@ its tables from it and the Parquet schema is made from it.
 """
 
 import csv
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,6 +85,16 @@ def load_columns(file: str | None = None, extname: str | None = None) -> tuple[C
     tuple of Column
         Empty where the table is not known.
     """
+    return tuple(
+        column
+        for column in _all_columns()
+        if file in (None, column.file) and extname in (None, column.extname)
+    )
+
+
+@cache
+def _all_columns() -> tuple[Column, ...]:
+    """Read the list; once a process, since every per-tile job asks for it several times."""
     text = Path(__file__).with_name("columns.csv").read_text(encoding="utf-8")
     return tuple(
         Column(
@@ -97,7 +108,6 @@ def load_columns(file: str | None = None, extname: str | None = None) -> tuple[C
             row["description"],
         )
         for row in csv.DictReader(text.splitlines())
-        if file in (None, row["file"]) and extname in (None, row["extname"])
     )
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,34 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give the name of a new folder beside `path`; rename it to `path` when the block succeeds.
+
+    What a killed process left under that name is removed first, and the folder itself when the
+    block raises: a full disk needs the room.
+
+    Parameters
+    ----------
+    path
+        The final name, which is not taken. Its parent is made where it is missing.
+
+    Yields
+    ------
+    Path
+        `.<name>.part` beside it (so on the same disk), to be made by the caller.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        yield temporary
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 

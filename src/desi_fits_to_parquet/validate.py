@@ -7,7 +7,6 @@ tables, and every pixel within the bound of the configured precision.
 import math
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +20,8 @@ from desi_fits_to_parquet.formats.arrow import as_numbers, list_lengths, missing
 from desi_fits_to_parquet.outcomes import BadTile
 from desi_fits_to_parquet.paths import parquet_path
 from desi_fits_to_parquet.record.arms import Spectra
+from desi_fits_to_parquet.record.blocks import read_blocks
+from desi_fits_to_parquet.record.opened import OpenedTile, open_tile, read_download
 from desi_fits_to_parquet.record.precision import Bound, bound
 from desi_fits_to_parquet.record.schema import (
     FINGERPRINT_KEY,
@@ -29,9 +30,7 @@ from desi_fits_to_parquet.record.schema import (
     fingerprint,
     record_fields,
 )
-from desi_fits_to_parquet.record.source import Source, open_source, read_download
-from desi_fits_to_parquet.record.spectra import read_spectra
-from desi_fits_to_parquet.record.tables import open_details, read_best_fits, read_scans, read_tables
+from desi_fits_to_parquet.record.tables import read_tables
 from desi_fits_to_parquet.records import DownloadRecord, FuseRecord, Marker, tile_keys
 from desi_fits_to_parquet.settings import Settings
 from desi_fits_to_parquet.tile import Tile
@@ -225,12 +224,11 @@ def _check(
 ) -> Errors:
     if not path.exists():
         raise _invalid(f"{path.name} is not there")
-    with ExitStack() as stack:
-        source = open_source(stack, tile, folder, settings, download)
+    with open_tile(tile, folder, settings, download) as opened:
         try:
-            parquet = stack.enter_context(pq.ParquetFile(path))
-            _check_schema(parquet, path, fields)
-            errors = _check_rows(stack, parquet, tile, folder, path, fields, settings, source)
+            with pq.ParquetFile(path) as parquet:
+                _check_schema(parquet, path, fields)
+                errors = _check_rows(parquet, path, fields, settings, opened)
         except (pa.ArrowException, OSError) as error:
             raise _invalid(f"{path.name} cannot be read back: {error}") from error
     precision = settings["precision"]
@@ -258,16 +256,13 @@ def _check_schema(parquet: pq.ParquetFile, path: Path, fields: Sequence[Field]) 
 
 
 def _check_rows(
-    stack: ExitStack,
     parquet: pq.ParquetFile,
-    tile: Tile,
-    folder: Path,
     path: Path,
     fields: Sequence[Field],
     settings: Settings,
-    source: Source,
+    opened: OpenedTile,
 ) -> Errors:
-    targetid = source.selection.targetid
+    targetid = opened.selection.targetid
     stored_id = as_numbers(parquet.read(["targetid"]).column(0).combine_chunks())
     if len(np.unique(stored_id)) != len(stored_id):
         raise _invalid(f"{path.name}: a TARGETID occurs more than once")
@@ -275,36 +270,22 @@ def _check_rows(
         raise _invalid(
             f"{path.name}: its {len(stored_id)} targets are not the {len(targetid)} selected ones"
         )
-    filled = source.coadd if len(targetid) else None
-    tables = read_tables(
-        tile, folder, filled[0] if filled else None, source.selection, fields,
-        settings["selection"]["preset"],
-    )  # fmt: skip
-    names = {field.name for field in fields}
-    details = None
-    if names & {"rrdetails", "rrdetails_scans"}:
-        details = stack.enter_context(open_details(folder / tile.file_name("rrdetails")))
+    preset = settings["selection"]["preset"]
+    tables = read_tables(opened.tile, opened.fits, opened.selection, fields, preset)
     precision = settings["precision"]
     limits = bound(precision["mode"], precision["flux_tolerance"], precision["ivar_bits"])
-    errors, first = Errors(), 0
-    for group in range(parquet.num_row_groups):
-        block = parquet.read_row_group(group)
-        part = slice(first, first + len(block))
-        first += len(block)
-        expected = {name: array[part] for name, array in tables.items()}
-        if "rrdetails" in names:
-            expected["rrdetails"] = read_best_fits(details, targetid[part])
-        if "rrdetails_scans" in names:
-            expected["rrdetails_scans"] = read_scans(details, targetid[part])
-        for name, array in expected.items():
-            if not _same(block.column(name).combine_chunks(), array):
+    groups = range(parquet.num_row_groups)
+    lengths = [parquet.metadata.row_group(group).num_rows for group in groups]
+    errors = Errors()
+    for group, block in zip(groups, read_blocks(opened, tables, fields, lengths), strict=True):
+        stored = parquet.read_row_group(group)
+        for name, array in block.arrays.items():
+            if not _same(stored.column(name).combine_chunks(), array):
                 raise _invalid(f"{path.name}: column {name} is not what the FITS files hold")
-        if filled is None:
-            continue
-        for prefix, exact in read_spectra(*filled, source.rows[part]).items():
-            where = f"{path.name}, row group {group}"
-            stored = _stored_spectra(block, prefix, exact, where)
-            errors = compare_spectra(exact, stored, limits, errors, where)
+        where = f"{path.name}, row group {group}"
+        for prefix, exact in block.spectra.items():
+            pixels = _stored_spectra(stored, prefix, exact, where)
+            errors = compare_spectra(exact, pixels, limits, errors, where)
     return errors
 
 

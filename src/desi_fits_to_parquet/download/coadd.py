@@ -20,16 +20,17 @@ from desi_fits_to_parquet.formats.fits_header import (
     BLOCK,
     change_cards,
     format_card,
-    pad_header,
     padded,
 )
-from desi_fits_to_parquet.formats.fits_images import heap_start, image_shape, is_compressed
-from desi_fits_to_parquet.formats.fits_sums import (
-    encode_checksum,
-    ones_complement_sum,
-    verify_datasum,
+from desi_fits_to_parquet.formats.fits_images import (
+    contiguous_runs,
+    heap_start,
+    image_shape,
+    is_compressed,
 )
+from desi_fits_to_parquet.formats.fits_sums import ones_complement_sum, verify_datasum
 from desi_fits_to_parquet.formats.fits_tables import MAX_TABLE_BYTES, read_columns, table_columns
+from desi_fits_to_parquet.formats.fits_write import close_header
 from desi_fits_to_parquet.outcomes import BadTile
 from desi_fits_to_parquet.record.selection import check_row_match, match_rows
 from desi_fits_to_parquet.tiles_csv import Source
@@ -326,8 +327,7 @@ def _reduce(
 
 
 def _provenance(source: Source, n_rows: int, rows: Rows) -> bytes:
-    edges = np.flatnonzero(np.diff(rows) != 1) + 1
-    runs = [(run[0], run[-1]) for run in np.split(rows, edges)]
+    runs = [(rows[first], rows[stop - 1]) for first, stop in contiguous_runs(rows)]
     text = ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in runs)
     return b"".join(
         (
@@ -349,14 +349,12 @@ def _write(
     rows: Rows,
 ) -> Copied:
     """Lay out the file, fetch the image rows straight into their places, then write headers."""
-    edges = np.flatnonzero(np.diff(rows) != 1) + 1
-    first = np.concatenate(([0], edges))
-    last = np.concatenate((edges, [len(rows)]))
+    first, last = np.array(contiguous_runs(rows)).T
     data_starts: list[int] = []
     runs: list[tuple[Rows, Rows, Rows]] = []
     position = 0
     for name, (cards, size, data) in zip(names, parts, strict=True):
-        position += len(_header(cards, 0))
+        position += len(close_header(cards, 0))
         data_starts.append(position)
         if data is None:
             hdu = fits.hdus[name]
@@ -388,7 +386,7 @@ def _write(
             total = ones_complement_sum(
                 os.pread(descriptor, min(1 << 20, end - offset), offset), total
             )
-        header = _header(cards, total)
+        header = close_header(cards, total)
         _put(descriptor, header, data_start - len(header))
     return copied
 
@@ -398,11 +396,3 @@ def _put(descriptor: int, data: bytes | memoryview, offset: int) -> None:
     while data:
         written = os.pwrite(descriptor, data, offset)
         data, offset = data[written:], offset + written
-
-
-def _header(cards: bytes, datasum: int) -> bytes:
-    """Return a header with its sums; its length does not depend on them."""
-    text = format_card("DATASUM", str(datasum))
-    blank = pad_header(cards + format_card("CHECKSUM", "0" * 16) + text)
-    checksum = encode_checksum(ones_complement_sum(blank, datasum))
-    return pad_header(cards + format_card("CHECKSUM", checksum) + text)

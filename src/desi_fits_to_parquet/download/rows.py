@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from desi_fits_to_parquet.download.audit import Kept, audit_rows, is_audited
 from desi_fits_to_parquet.download.coadd import FetchWhole, fetch_coadd_rows
 from desi_fits_to_parquet.download.details import fetch_best_fits, whole_is_cheaper
 from desi_fits_to_parquet.download.whole import fetch_checksums, fetch_whole
-from desi_fits_to_parquet.formats.fits import open_fits
+from desi_fits_to_parquet.formats.fits import Fits, open_fits
 from desi_fits_to_parquet.formats.fits_tables import read_columns, table_columns
 from desi_fits_to_parquet.record.selection import Selection, select_targets
 from desi_fits_to_parquet.records import AuditRecord
@@ -70,9 +71,12 @@ def fetch_rows(
     first = [k for k in ("redrock", *(afterburners_used(settings) if preset else ())) if k in paths]
     for kind in first:
         whole(kind)
-    selection = select_targets(
-        paths["redrock"], tile.survey, settings, paths.get("qso_mgii"), paths.get("qso_qn")
-    )
+    with ExitStack() as stack:
+        fits = {kind: stack.enter_context(open_fits(paths[kind])) for kind in first}
+        selection = select_targets(
+            fits["redrock"], tile.survey, settings, fits.get("qso_mgii"), fits.get("qso_qn")
+        )
+        redshifts = read_redshifts(fits["redrock"]) if len(selection.targetid) else {}
     n_selected = len(selection.targetid)
     log.info("%d of %d targets are selected", n_selected, selection.n_targets)
     if not n_selected:
@@ -89,7 +93,6 @@ def fetch_rows(
             log.info("%s is fetched whole: %s", paths[kind].name, reason)
             whole(kind)
 
-    redshifts = read_redshifts(paths["redrock"])
     coadd = partial(_fetch_coadd, link, redshifts["TARGETID"], settings["columns"]["scores"])
     details = partial(_fetch_details, link, redshifts, settings["columns"]["rrdetails_scans"])
     jobs = [partial(by_rows, "coadd", coadd)]
@@ -107,11 +110,10 @@ def fetch_rows(
     return FetchedRows(checksums, verified, selection.n_targets, n_selected, audit)
 
 
-def read_redshifts(redrock: Path) -> dict[str, npt.NDArray[Any]]:
+def read_redshifts(redrock: Fits) -> dict[str, npt.NDArray[Any]]:
     """Return TARGETID (int64) of redrock's REDSHIFTS, and the columns of the best fits it has."""
-    with open_fits(redrock) as fits:
-        there = set(COMPARED) & table_columns(fits, "REDSHIFTS").keys()
-        table = read_columns(fits, "REDSHIFTS", ("TARGETID", "Z", "ZERR", "CHI2", *there), TEXTS)
+    there = set(COMPARED) & table_columns(redrock, "REDSHIFTS").keys()
+    table = read_columns(redrock, "REDSHIFTS", ("TARGETID", "Z", "ZERR", "CHI2", *there), TEXTS)
     return table | {"TARGETID": table["TARGETID"].astype(np.int64)}
 
 

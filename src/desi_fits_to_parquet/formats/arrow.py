@@ -39,7 +39,7 @@ def lists(
     return pa.Array.from_buffers(kind, len(lengths), buffers, children=[items])
 
 
-def rows(kind: pa.DataType, values: npt.NDArray[Any], missing: Missing = None) -> pa.Array:
+def row_lists(kind: pa.DataType, values: npt.NDArray[Any], missing: Missing = None) -> pa.Array:
     """Return an array of shape (n, length) as n lists."""
     items = numbers(kind.value_type, values.reshape(-1))
     return lists(kind, np.full(len(values), values.shape[1]), items, missing)

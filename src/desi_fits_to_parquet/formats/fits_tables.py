@@ -27,7 +27,7 @@ _UNSIGNED_ZERO = {"u1": -128, ">i2": 1 << 15, ">i4": 1 << 31, ">i8": 1 << 63}
 """TZERO or BZERO that mark the other signedness of an integer (tables 11 and 19)."""
 
 
-class Column(NamedTuple):
+class TableColumn(NamedTuple):
     """A column of a binary table: its dtype in the file and its scaling."""
 
     name: str
@@ -38,7 +38,7 @@ class Column(NamedTuple):
     scale: float
 
 
-def table_columns(fits: Fits, name: str) -> dict[str, Column]:
+def table_columns(fits: Fits, name: str) -> dict[str, TableColumn]:
     """Return the columns of a binary table by name, in their order.
 
     Raises
@@ -50,7 +50,7 @@ def table_columns(fits: Fits, name: str) -> dict[str, Column]:
     where = f"HDU {name}"
     if hdu.header.get("XTENSION") != "BINTABLE" or hdu.header.get("NAXIS") != 2:
         raise corrupt(fits.source, f"{where} is not a binary table")
-    columns: dict[str, Column] = {}
+    columns: dict[str, TableColumn] = {}
     offset = 0
     width = whole_keyword(hdu.header, "NAXIS1", fits.source, name, low=1)
     for i in range(1, whole_keyword(hdu.header, "TFIELDS", fits.source, name, high=999) + 1):
@@ -69,7 +69,7 @@ def table_columns(fits: Fits, name: str) -> dict[str, Column]:
             base = _TFORM_DTYPE[letter]
             dtype = np.dtype(base) if count == 1 else np.dtype((base, (count,)))
         column = str(hdu.header.get(f"TTYPE{i}", f"col{i}")).strip()
-        columns[column] = Column(
+        columns[column] = TableColumn(
             column,
             dtype,
             offset,
@@ -162,7 +162,7 @@ def check_column(fits: Fits, name: str, column: str, values: Array, kinds: str) 
         )
 
 
-def _decode_column(values: Array, column: Column) -> Array:
+def _decode_column(values: Array, column: TableColumn) -> Array:
     if column.form == "L":
         return cast("Array", values == b"T")
     if column.form == "A":

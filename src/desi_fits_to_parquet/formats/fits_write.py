@@ -20,8 +20,7 @@ def write_hdu(stream: BinaryIO, cards: bytes, chunks: Iterable[bytes] = ()) -> N
         The data in FITS's byte order; all but the last a multiple of four bytes long.
     """
     start = stream.tell()
-    zeros = format_card("CHECKSUM", "0" * 16) + format_card("DATASUM", "0")
-    stream.write(pad_header(cards + zeros))
+    stream.write(close_header(cards, 0))
     total = size = 0
     for chunk in chunks:
         stream.write(chunk)
@@ -29,9 +28,22 @@ def write_hdu(stream: BinaryIO, cards: bytes, chunks: Iterable[bytes] = ()) -> N
         size += len(chunk)
     stream.write(b"\0" * (padded(size) - size))
     end = stream.tell()
-    datasum = format_card("DATASUM", str(total))
-    header = pad_header(cards + format_card("CHECKSUM", "0" * 16) + datasum)
-    checksum = encode_checksum(ones_complement_sum(header, total))
     stream.seek(start)
-    stream.write(pad_header(cards + format_card("CHECKSUM", checksum) + datasum))
+    stream.write(close_header(cards, total))
     stream.seek(end)
+
+
+def close_header(cards: bytes, datasum: int) -> bytes:
+    """Return a whole header with right CHECKSUM and DATASUM (4.4.2.7); its length needs neither.
+
+    Parameters
+    ----------
+    cards
+        The header without CHECKSUM, DATASUM and END.
+    datasum
+        The sum of the padded data (`ones_complement_sum`).
+    """
+    text = format_card("DATASUM", str(datasum))
+    blank = pad_header(cards + format_card("CHECKSUM", "0" * 16) + text)
+    checksum = encode_checksum(ones_complement_sum(blank, datasum))
+    return pad_header(cards + format_card("CHECKSUM", checksum) + text)

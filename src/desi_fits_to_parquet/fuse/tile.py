@@ -6,7 +6,6 @@ grow with the tile.
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ import pyarrow as pa
 
 from desi_fits_to_parquet.columns import kinds_used
 from desi_fits_to_parquet.files import atomic_path, sha256_of
-from desi_fits_to_parquet.formats.arrow import rows
-from desi_fits_to_parquet.formats.fits import open_fits
+from desi_fits_to_parquet.formats.arrow import row_lists
 from desi_fits_to_parquet.fuse.parquet import (
     ROW_GROUP,
     ZSTD_LEVEL,
@@ -29,17 +27,15 @@ from desi_fits_to_parquet.fuse.provenance import file_metadata
 from desi_fits_to_parquet.outcomes import BadTile
 from desi_fits_to_parquet.paths import parquet_path
 from desi_fits_to_parquet.record.arms import Spectra
+from desi_fits_to_parquet.record.blocks import read_blocks
+from desi_fits_to_parquet.record.opened import OpenedTile, open_tile, read_download
 from desi_fits_to_parquet.record.precision import round_flux, round_ivar
 from desi_fits_to_parquet.record.schema import Field, record_fields
-from desi_fits_to_parquet.record.selection import (
-    Selection,
-)
-from desi_fits_to_parquet.record.source import open_source, read_download
-from desi_fits_to_parquet.record.spectra import Layout, read_spectra
-from desi_fits_to_parquet.record.tables import open_details, read_best_fits, read_scans, read_tables
+from desi_fits_to_parquet.record.spectra import read_spectra
+from desi_fits_to_parquet.record.tables import read_tables
 from desi_fits_to_parquet.records import DownloadRecord, FusedRecord, FuseRecord
 from desi_fits_to_parquet.settings import PrecisionSettings, Settings
-from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.tile import REQUIRED_KINDS, Tile
 
 _PIXEL_BYTES = 12  # flux, ivar and mask
 
@@ -119,49 +115,34 @@ def _write(
     download: DownloadRecord,
 ) -> FusedRecord:
     fields = record_fields(settings)
-    names = {field.name for field in fields}
-    with ExitStack() as stack:
-        source = open_source(stack, tile, folder, settings, download)
-        targetid = source.selection.targetid
-        headers = {"redrock": stack.enter_context(open_fits(folder / tile.file_name("redrock")))}
-        # a file without rows must be the same whether or not the coadd was fetched
-        filled = source.coadd if len(targetid) else None
-        if filled:
-            headers["coadd"] = filled[0]
-        preset = settings["selection"]["preset"]
-        arrays = read_tables(
-            tile, folder, filled[0] if filled else None, source.selection, fields, preset
+    with open_tile(tile, folder, settings, download) as opened:
+        n_rows = len(opened.selection.targetid)
+        headers = {kind: opened.fits[kind] for kind in REQUIRED_KINDS if kind in opened.fits}
+        tables = read_tables(
+            tile, opened.fits, opened.selection, fields, settings["selection"]["preset"]
         )
-        details = None
-        if names & {"rrdetails", "rrdetails_scans"}:
-            details = stack.enter_context(open_details(folder / tile.file_name("rrdetails")))
+        lengths = [min(ROW_GROUP, n_rows - first) for first in range(0, n_rows, ROW_GROUP)]
         metadata = file_metadata(tile, settings, fields, download, headers)
         with open_writer(path, fields, metadata) as writer:
-            for first in range(0, len(targetid), ROW_GROUP):
-                part = slice(first, first + ROW_GROUP)
-                block = {name: array[part] for name, array in arrays.items()}
-                spectra = read_spectra(*filled, source.rows[part]) if filled else {}
-                block |= _spectra_arrays(spectra, fields, settings["precision"])
-                if "rrdetails" in names:
-                    block["rrdetails"] = read_best_fits(details, targetid[part])
-                if "rrdetails_scans" in names:
-                    block["rrdetails_scans"] = read_scans(details, targetid[part])
+            for block in read_blocks(opened, tables, fields, lengths):
+                arrays = block.arrays | _spectra_arrays(
+                    block.spectra, fields, settings["precision"]
+                )
                 writer.write_batch(
                     pa.RecordBatch.from_arrays(
-                        [block[f.name] for f in fields], schema=writer.schema
+                        [arrays[f.name] for f in fields], schema=writer.schema
                     )
                 )
-        table_bytes = sum(array.nbytes for array in arrays.values())
-        layout = source.coadd[1] if source.coadd else None
         rounded_share = 1.0
-        if filled and settings["precision"]["mode"] != "lossless":
-            sample = read_spectra(*filled, source.rows[:_SAMPLE])
+        if opened.layout and settings["precision"]["mode"] != "lossless":
+            sample = read_spectra(opened.fits["coadd"], opened.layout, opened.rows[:_SAMPLE])
             rounded_share = _rounded_share(sample, settings["precision"])
+        table_bytes = sum(array.nbytes for array in tables.values())
     return {
-        "n_targets": source.selection.n_targets,
-        "n_rows": len(targetid),
+        "n_targets": opened.selection.n_targets,
+        "n_rows": n_rows,
         "bytes_causes": _causes(
-            tile, folder, settings, download, source.selection, layout, table_bytes, rounded_share
+            tile, folder, settings, download, opened, table_bytes, rounded_share
         ),
     }
 
@@ -182,7 +163,7 @@ def _spectra_arrays(
         if rounded.mask_arms is not None:
             columns["mask_arms"] = rounded.mask_arms
         for name, values in columns.items():
-            arrays[prefix + name] = rows(kinds[prefix + name], values)
+            arrays[prefix + name] = row_lists(kinds[prefix + name], values)
     return arrays
 
 
@@ -191,8 +172,7 @@ def _causes(
     folder: Path,
     settings: Settings,
     download: DownloadRecord,
-    selection: Selection,
-    layout: Layout | None,
+    opened: OpenedTile,
     table_bytes: int,
     rounded_share: float,
 ) -> dict[str, int]:
@@ -201,7 +181,7 @@ def _causes(
     Rounding alone saves nothing: its share is what encoding makes of rounded flux and ivar,
     relative to what it makes of them as they were.
     """
-    n = len(selection.targetid)
+    n, n_targets, layout = len(opened.rows), opened.selection.n_targets, opened.layout
     archive = download["bytes_archive"] or sum(
         (folder / tile.file_name(kind)).stat().st_size
         for kind in kinds_used(settings)
@@ -211,7 +191,7 @@ def _causes(
     kept = layout.cut[1] - layout.cut[0] if layout and layout.grid else pixels
     return {
         "archive": int(archive),
-        "rows_selected": round(archive * n / selection.n_targets) if selection.n_targets else 0,
+        "rows_selected": round(archive * n / n_targets) if n_targets else 0,
         "hdus_read": n * pixels * _PIXEL_BYTES + table_bytes,
         "wavelength_range": n * kept * _PIXEL_BYTES + table_bytes,
         "rounding": round(n * kept * (8 * rounded_share + 4)) + table_bytes,

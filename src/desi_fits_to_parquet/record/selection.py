@@ -4,13 +4,12 @@ One definition with two callers: the transfer asks which rows of the coadd to fe
 which rows to convert.
 """
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from desi_fits_to_parquet.formats.fits import open_fits
+from desi_fits_to_parquet.formats.fits import Fits
 from desi_fits_to_parquet.formats.fits_tables import read_columns, table_columns
 from desi_fits_to_parquet.outcomes import BadTile
 from desi_fits_to_parquet.settings import Settings
@@ -123,23 +122,23 @@ def check_unique(targetid: npt.NDArray[np.int64], where: str, file: str) -> None
 
 
 def select_targets(
-    redrock_path: Path,
+    redrock: Fits,
     survey: str,
     settings: Settings,
-    mgii_path: Path | None = None,
-    qn_path: Path | None = None,
+    mgii: Fits | None = None,
+    qn: Fits | None = None,
 ) -> Selection:
     """Choose the targets of a tile by the configured selection.
 
     Parameters
     ----------
-    redrock_path
-        The tile's redrock file.
+    redrock
+        The tile's redrock file, opened.
     survey
         The tile's survey, which says where targeting bits stand.
     settings
         The validated configuration.
-    mgii_path, qn_path
+    mgii, qn
         The tile's qso_mgii and qso_qn files, read by the preset `desi_qso` only. A file that is
         not there counts no target as a quasar by that way, as for a target that is not in it.
 
@@ -155,19 +154,18 @@ def select_targets(
         REDSHIFTS and FIBERMAP of redrock do not hold the same targets.
     """
     criteria = settings["selection"]
-    file = redrock_path.name
-    with open_fits(redrock_path) as fits:
-        redshifts = read_columns(
-            fits,
-            "REDSHIFTS",
-            ("TARGETID", "Z", "ZERR", "ZWARN", "SPECTYPE", "DELTACHI2"),
-            text=("SPECTYPE",),
-        )
-        column, mask = target_mask(survey, criteria["targets"])
-        wanted = ["TARGETID", "OBJTYPE", "COADD_FIBERSTATUS"]
-        if mask and column in table_columns(fits, "FIBERMAP"):
-            wanted.append(column)
-        fibermap = read_columns(fits, "FIBERMAP", wanted, text=("OBJTYPE",))
+    file = redrock.source
+    redshifts = read_columns(
+        redrock,
+        "REDSHIFTS",
+        ("TARGETID", "Z", "ZERR", "ZWARN", "SPECTYPE", "DELTACHI2"),
+        text=("SPECTYPE",),
+    )
+    column, mask = target_mask(survey, criteria["targets"])
+    wanted = ["TARGETID", "OBJTYPE", "COADD_FIBERSTATUS"]
+    if mask and column in table_columns(redrock, "FIBERMAP"):
+        wanted.append(column)
+    fibermap = read_columns(redrock, "FIBERMAP", wanted, text=("OBJTYPE",))
     targetid = redshifts["TARGETID"].astype(np.int64)
     check_unique(targetid, "HDU REDSHIFTS", file)
     mapped = fibermap.pop("TARGETID").astype(np.int64)
@@ -178,7 +176,7 @@ def select_targets(
     z, zerr = (redshifts[name].astype(np.float64) for name in ("Z", "ZERR"))
     maskbits = np.zeros(len(targetid), np.int32)
     if criteria["preset"] == "desi_qso":
-        maskbits, z, zerr = _quasars(targetid, redshifts["SPECTYPE"], z, zerr, mgii_path, qn_path)
+        maskbits, z, zerr = _quasars(targetid, redshifts["SPECTYPE"], z, zerr, mgii, qn)
         keep = (maskbits > 0) & (fibermap["OBJTYPE"] == b"TGT")
         keep &= np.isin(fibermap["COADD_FIBERSTATUS"], QSO_FIBERSTATUS)
     else:
@@ -244,39 +242,37 @@ def _quasars(
     spectype: npt.NDArray[np.bytes_],
     z: npt.NDArray[np.float64],
     zerr: npt.NDArray[np.float64],
-    mgii_path: Path | None,
-    qn_path: Path | None,
+    mgii: Fits | None,
+    qn: Fits | None,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return QSO_MASKBITS and the redshifts of the DESI quasar catalogue for every target."""
     bits = (spectype == b"QSO").astype(np.int32) << QSO_MASKBITS["RR"]
     z, zerr = z.copy(), zerr.copy()
-    if mgii_path is not None and mgii_path.exists():
-        with open_fits(mgii_path) as fits:
-            mgii = read_columns(fits, "MGII", ("TARGETID", "IS_QSO_MGII"))
-        known, rows = _join(targetid, mgii["TARGETID"], "HDU MGII", mgii_path)
-        bits[known] |= mgii["IS_QSO_MGII"][rows].astype(np.int32) << QSO_MASKBITS["MGII"]
-    if qn_path is not None and qn_path.exists():
-        with open_fits(qn_path) as fits:
-            qn = read_columns(
-                fits, "QN_RR", ("TARGETID", "Z_NEW", "ZERR_NEW", "IS_QSO_QN_NEW_RR", *QN_LINES)
-            )
-        known, rows = _join(targetid, qn["TARGETID"], "HDU QN_RR", qn_path)
-        best = np.max([qn[name] for name in QN_LINES], axis=0, initial=-np.inf)
+    if mgii is not None:
+        lines = read_columns(mgii, "MGII", ("TARGETID", "IS_QSO_MGII"))
+        known, rows = _join(targetid, lines["TARGETID"], "HDU MGII", mgii.source)
+        bits[known] |= lines["IS_QSO_MGII"][rows].astype(np.int32) << QSO_MASKBITS["MGII"]
+    if qn is not None:
+        network = read_columns(
+            qn, "QN_RR", ("TARGETID", "Z_NEW", "ZERR_NEW", "IS_QSO_QN_NEW_RR", *QN_LINES)
+        )
+        known, rows = _join(targetid, network["TARGETID"], "HDU QN_RR", qn.source)
+        best = np.max([network[name] for name in QN_LINES], axis=0, initial=-np.inf)
         confident = (best > QN_THRESHOLD)[rows]
-        new = confident & qn["IS_QSO_QN_NEW_RR"][rows].astype(bool)
+        new = confident & network["IS_QSO_QN_NEW_RR"][rows].astype(bool)
         bits[known] |= confident.astype(np.int32) << QSO_MASKBITS["QN"]
         bits[known] |= new.astype(np.int32) << QSO_MASKBITS["QN_NEW_RR"]
-        z[known[new]] = qn["Z_NEW"][rows[new]]
-        zerr[known[new]] = qn["ZERR_NEW"][rows[new]]
+        z[known[new]] = network["Z_NEW"][rows[new]]
+        zerr[known[new]] = network["ZERR_NEW"][rows[new]]
     return bits, z, zerr
 
 
 def _join(
-    targetid: npt.NDArray[np.int64], found: npt.NDArray[Any], where: str, path: Path
+    targetid: npt.NDArray[np.int64], found: npt.NDArray[Any], where: str, file: str
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the rows of targets that a table has, and their rows in that table."""
     found = found.astype(np.int64)
-    check_unique(found, where, path.name)
+    check_unique(found, where, file)
     rows = match_rows(targetid, found)
     known = np.flatnonzero(rows >= 0)
     return known, rows[known]

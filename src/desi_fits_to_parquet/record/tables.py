@@ -3,7 +3,7 @@
 Fields of a file, a target or an optional column that is not there are null.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from desi_fits_to_parquet.columns import load_columns
-from desi_fits_to_parquet.formats.arrow import lists, numbers, rows, strings
-from desi_fits_to_parquet.formats.fits import Fits, open_fits
+from desi_fits_to_parquet.formats.arrow import lists, numbers, row_lists, strings
+from desi_fits_to_parquet.formats.fits import Fits
 from desi_fits_to_parquet.formats.fits_tables import check_column, read_table, table_columns
 from desi_fits_to_parquet.formats.hdf5 import (
     HDF5_ERRORS,
@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 
 def read_tables(
     tile: Tile,
-    folder: Path,
-    coadd: Fits | None,
+    files: Mapping[str, Fits],
     selection: Selection,
     fields: Sequence[Field],
     preset: str | None,
@@ -47,10 +46,8 @@ def read_tables(
     ----------
     tile
         The tile.
-    folder
-        Where its files lie.
-    coadd
-        The opened coadd; None where nothing is selected and it was not fetched.
+    files
+        Its opened FITS files by kind; the fields of a kind that is not in it are null.
     selection
         The targets, in the order of the record.
     fields
@@ -79,17 +76,10 @@ def read_tables(
         if field.source:
             by_table.setdefault(field.source[:2], []).append(field)
     for (kind, extname), wanted in by_table.items():
-        path = folder / tile.file_name(kind)
-        if kind == "coadd":
-            if coadd is None:
-                arrays |= _nulls(wanted, n)
-            else:
-                arrays |= _read_fields(coadd, kind, extname, wanted, selection)
-        elif kind in REQUIRED_KINDS or path.exists():
-            with open_fits(path) as fits:
-                arrays |= _read_fields(fits, kind, extname, wanted, selection)
+        if kind in files:
+            arrays |= _read_fields(files[kind], kind, extname, wanted, selection)
         else:
-            arrays |= _nulls(wanted, n)
+            arrays |= {field.name: pa.nulls(n, field.type) for field in wanted}
     if preset == "desi_qso":
         arrays |= {
             "z_rr": arrays["z"],
@@ -99,10 +89,6 @@ def read_tables(
             "qso_maskbits": numbers(pa.int32(), selection.qso_maskbits),
         }
     return arrays
-
-
-def _nulls(fields: Sequence[Field], n: int) -> dict[str, pa.Array]:
-    return {field.name: pa.nulls(n, field.type) for field in fields}
 
 
 def _read_fields(
@@ -163,7 +149,7 @@ def to_arrow(
         return strings(values.tolist(), absent)
     if pa.types.is_list(kind):
         table = values if values.ndim == 2 else values[:, np.newaxis]
-        return rows(kind, _converted(kind.value_type.to_pandas_dtype(), table, where), absent)
+        return row_lists(kind, _converted(kind.value_type.to_pandas_dtype(), table, where), absent)
     if values.ndim != 1:
         raise BadTile("corrupt_source", f"{where} holds {values.shape[1]} values a row, not one")
     return numbers(kind, _converted(kind.to_pandas_dtype(), values, where), absent)
@@ -185,11 +171,8 @@ def _converted(dtype: Any, values: npt.NDArray[Any], where: str) -> npt.NDArray[
 
 
 @contextmanager
-def open_details(path: Path) -> Iterator["h5py.File | None"]:
-    """Open a tile's rrdetails file; None where it is not there, `corrupt_source` where broken."""
-    if not path.exists():
-        yield None
-        return
+def open_details(path: Path) -> Iterator["h5py.File"]:
+    """Open a tile's rrdetails file; `corrupt_source` where it is broken."""
     import h5py
 
     with _hdf5_errors(path.name):

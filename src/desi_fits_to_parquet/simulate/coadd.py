@@ -7,8 +7,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from desi_fits_to_parquet.formats.fits_header import Value, format_card, pad_header, padded
-from desi_fits_to_parquet.formats.fits_sums import encode_checksum, ones_complement_sum
+from desi_fits_to_parquet.formats.fits_header import Value, format_card, padded
+from desi_fits_to_parquet.formats.fits_sums import ones_complement_sum
+from desi_fits_to_parquet.formats.fits_write import close_header
 from desi_fits_to_parquet.simulate.spectra import (
     ARMS,
     N_DIAGONALS,
@@ -151,7 +152,7 @@ def write_coadd(
             put(name, 0, rows)
         for name, part in parts.items():
             stream.seek(starts[name])
-            stream.write(_header(part.cards, sums[name]))
+            stream.write(close_header(part.cards, sums[name]))
     return _Observed(fibermap, exp_fibermap, depth, npixels, brightness["R"])
 
 
@@ -220,19 +221,9 @@ def _lay_out(parts: dict[str, _Part]) -> tuple[dict[str, int], dict[str, int], i
     starts, data_starts, position = {}, {}, 0
     for name, part in parts.items():
         starts[name] = position
-        data_starts[name] = position + len(_header(part.cards, 0))
+        data_starts[name] = position + len(close_header(part.cards, 0))
         position = data_starts[name] + padded(part.size)
     return starts, data_starts, position
-
-
-def _header(cards: bytes, datasum: int) -> bytes:
-    """Return a whole header with right CHECKSUM and DATASUM; its length depends on neither."""
-
-    def header(checksum: str) -> bytes:
-        sums = (("CHECKSUM", checksum, "HDU checksum"), ("DATASUM", str(datasum), "data checksum"))
-        return pad_header(cards + b"".join(format_card(*card) for card in sums))
-
-    return header(encode_checksum(ones_complement_sum(header("0" * 16), datasum)))
 
 
 def _image(name: str, bitpix: int, shape: tuple[int, ...], *more: tuple[str, Value]) -> _Part:

@@ -1,0 +1,131 @@
+"""A tile's files, opened once a job, with what is selected from them."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from desi_fits_to_parquet.columns import afterburners_used, kinds_used
+from desi_fits_to_parquet.files import read_json
+from desi_fits_to_parquet.formats.fits import Fits, open_fits
+from desi_fits_to_parquet.formats.fits_tables import read_columns
+from desi_fits_to_parquet.outcomes import BadTile
+from desi_fits_to_parquet.paths import DOWNLOAD_RECORD
+from desi_fits_to_parquet.record.selection import (
+    Selection,
+    check_row_match,
+    match_rows,
+    select_targets,
+)
+from desi_fits_to_parquet.record.spectra import Layout, read_layout
+from desi_fits_to_parquet.record.tables import open_details
+from desi_fits_to_parquet.records import DownloadRecord, empty_download
+from desi_fits_to_parquet.settings import Settings
+from desi_fits_to_parquet.tile import REQUIRED_KINDS, Tile
+
+if TYPE_CHECKING:
+    import h5py
+
+
+class OpenedTile(NamedTuple):
+    """A tile's files, opened, with what is selected from them.
+
+    Attributes
+    ----------
+    tile
+        The tile.
+    fits
+        The FITS files by kind, of those that are used and there. Where nothing is selected these
+        are only what the selection reads: so its record does not depend on what else was fetched.
+    details
+        The rrdetails file, None where it is not used, not there, or nothing is selected.
+    selection
+        The selected targets.
+    layout
+        How the spectra lie in the coadd, None where nothing is selected.
+    rows
+        Rows of the coadd in the order of the selection, int64.
+    """
+
+    tile: Tile
+    fits: dict[str, Fits]
+    details: "h5py.File | None"
+    selection: Selection
+    layout: Layout | None
+    rows: npt.NDArray[np.int64]
+
+
+def read_download(fits_folder: Path, tile: Tile) -> DownloadRecord:
+    """Return the download record of a tile's FITS folder, an empty one where there is none."""
+    record, path = empty_download(tile), fits_folder / DOWNLOAD_RECORD
+    if path.exists():
+        record.update(read_json(path))
+    return record
+
+
+@contextmanager
+def open_tile(
+    tile: Tile, folder: Path, settings: Settings, download: DownloadRecord
+) -> Iterator[OpenedTile]:
+    """Open a tile's files, select its targets, and assert that coadd and redrock match.
+
+    Parameters
+    ----------
+    tile
+        The tile.
+    folder
+        Holds its files under their DESI names.
+    settings
+        The checked configuration.
+    download
+        The download record; where its `mode` is `rows`, the coadd may hold the selected targets
+        alone, and may be missing where nothing is selected.
+
+    Raises
+    ------
+    BadTile
+        `missing_source` where coadd or redrock is not there, `corrupt_source` where files are
+        broken or do not belong together.
+    """
+    paths = {kind: folder / tile.file_name(kind) for kind in kinds_used(settings)}
+    there = {kind: path for kind, path in paths.items() if path.exists()}
+    by_rows = download["mode"] == "rows"
+    for kind in REQUIRED_KINDS:
+        if kind not in there and not (kind == "coadd" and by_rows):
+            raise BadTile("missing_source", f"{paths[kind].name} is not there")
+    quasars = afterburners_used(settings) if settings["selection"]["preset"] else ()
+    with ExitStack() as stack:
+        fits = {
+            kind: stack.enter_context(open_fits(there[kind]))
+            for kind in ("redrock", *quasars)
+            if kind in there
+        }
+        selection = select_targets(
+            fits["redrock"], tile.survey, settings, fits.get("qso_mgii"), fits.get("qso_qn")
+        )
+        n_selected = len(selection.targetid)
+        if not n_selected:
+            yield OpenedTile(tile, fits, None, selection, None, np.zeros(0, np.int64))
+            return
+        if "coadd" not in there:
+            raise BadTile(
+                "missing_source",
+                f"{paths['coadd'].name} is not there, but {n_selected} targets are selected",
+            )
+        details = None
+        for kind, path in there.items():
+            if kind == "rrdetails":
+                details = stack.enter_context(open_details(path))
+            elif kind not in fits:
+                fits[kind] = stack.enter_context(open_fits(path))
+        coadd = fits["coadd"]
+        found = read_columns(coadd, "FIBERMAP", ("TARGETID",))["TARGETID"].astype(np.int64)
+        if not (by_rows and np.array_equal(np.sort(found), selection.targetid)):
+            whole = read_columns(fits["redrock"], "REDSHIFTS", ("TARGETID",))["TARGETID"]
+            check_row_match(whole.astype(np.int64), found, "HDU FIBERMAP", coadd.source)
+        layout = read_layout(coadd, len(found), settings["spectra"])
+        rows = match_rows(selection.targetid, found)
+        yield OpenedTile(tile, fits, details, selection, layout, rows)
