@@ -16,7 +16,7 @@ from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES, OUTCOMES
 from desi_fits_to_parquet.report.build import build_report
 from desi_fits_to_parquet.report.files import PAGES, TABLES
 from desi_fits_to_parquet.report.landing import landing_text
-from desi_fits_to_parquet.report.tables import SUMMED, read_markers, summarize, write_tiles
+from desi_fits_to_parquet.report.tables import SUMMED, add_up, table_rows, write_tiles
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.tiles_csv import read_tiles
 
@@ -34,11 +34,11 @@ def build(folder, settings=SETTINGS):
     )
 
 
-def add_up(folder):
+def totals_of(folder):
     """Make the tables alone, which takes no second."""
     tiles = list(read_tiles(folder / "tiles.csv"))
-    rows, left = read_markers(tiles, folder / "validated")
-    return summarize(write_tiles(rows, folder / "report" / "tiles.parquet"), left)
+    rows, left = table_rows(tiles, folder / "validated")
+    return add_up(write_tiles(rows, folder / "report" / "tiles.parquet"), left)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_a_marker_that_is_not_in_tiles_csv_is_named_and_not_counted(tmp_path):
     path = tmp_path / "validated" / "cmx" / "other" / "7.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(marker(Tile("cmx", "other", 7), "converted")))
-    summary = add_up(tmp_path)
+    summary = totals_of(tmp_path)
     assert summary["tiles"] == 4
     assert summary["not_in_tiles_csv"] == ["cmx-other-7"]
 
@@ -160,7 +160,7 @@ def test_the_same_pixel_of_other_surveys_is_kept_apart(tmp_path):
     tiles = [Tile("main", "dark", 10402), Tile("sv3", "dark", 10402), Tile("main", "bright", 10402)]
     markers = [marker(tile, "converted") for tile in tiles]
     write_run(tmp_path, markers=markers)
-    assert add_up(tmp_path)["n_rows"] == sum(m["n_rows"] for m in markers)
+    assert totals_of(tmp_path)["n_rows"] == sum(m["n_rows"] for m in markers)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_the_landing_page_says_what_failed_and_what_to_do(run):
 
 
 def test_the_run_of_2025_gives_its_true_totals(tmp_path):
-    """4,394.05 GiB, 97.65 %, 2,324 tiles without output: that run's own summary was wrong."""
+    """4,394.05 GiB (4.72 TB), 97.65 %, 2,324 without output: its own summary was wrong."""
     folder = Path(os.environ.get("DESI_WORKLOAD", REPO.parent / "shared" / "workload"))
     source = folder / "run-2025-09-tiles.csv"
     if not source.exists():
@@ -228,7 +228,7 @@ def test_the_run_of_2025_gives_its_true_totals(tmp_path):
     assert round(summary["bytes_archive"] / 2**30, 2) == 4394.05
     assert round(summary["reduction_percent"], 2) == 97.65
     assert summary["without_output"] == 2_324
-    assert "4,394.05 GiB" in (tmp_path / "report" / "landing.rst").read_text()
+    assert "4.72 TB" in (tmp_path / "report" / "landing.rst").read_text()
     assert seconds < 20
 
 
@@ -240,5 +240,5 @@ def test_an_audit_without_a_list_of_checksums_is_no_failure(tmp_path, sha256_ok,
     tile = Tile("main", "dark", 4)
     audit = {"checked_bytes": 5, "sha256_ok": sha256_ok, "rows_ok": rows_ok}
     write_run(tmp_path, markers=[marker(tile, "converted") | {"audit": audit}])
-    rows, _ = read_markers([tile], tmp_path / "validated")
+    rows, _ = table_rows([tile], tmp_path / "validated")
     assert rows[0]["audit_passed"] is passed

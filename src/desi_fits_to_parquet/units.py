@@ -1,6 +1,9 @@
 """Numbers of bytes in words: the one way for the view of a run, `make status` and the report."""
 
-_BYTE_UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+MB = 10**6
+"""Bytes of a megabyte, the unit of columns that are sorted."""
+
+_BYTE_UNITS = ((10**12, "TB"), (10**9, "GB"), (MB, "MB"), (10**3, "kB"))
 
 
 def byte_unit(size: float) -> tuple[int, str]:

@@ -16,10 +16,10 @@ from desi_fits_to_parquet.report.sample import read_sample
 from desi_fits_to_parquet.report.style import save_figure
 from desi_fits_to_parquet.report.tables import (
     SUMMED,
+    add_up,
     failed_rows,
     outcome_rows,
-    read_markers,
-    summarize,
+    table_rows,
     write_csv,
     write_tiles,
 )
@@ -62,9 +62,9 @@ def build_report(
         Where totals are not the sums over the markers.
     """
     tiles = list_tiles(tiles_csv)
-    rows, left = read_markers(tiles, markers_folder)
+    rows, left = table_rows(tiles, markers_folder)
     table = write_tiles(rows, report_folder / "tiles.parquet")
-    summary = summarize(table, left)
+    summary = add_up(table, left)
     write_json(report_folder / "summary.json", summary)
     write_csv(
         outcome_rows(table),

@@ -17,13 +17,12 @@ from desi_fits_to_parquet.report.style import (
     ORANGE,
     OUTCOME_STYLE,
     SKY,
-    byte_unit,
-    format_bytes,
     label_log_axis,
     new_figure,
     say_nothing_to_show,
 )
 from desi_fits_to_parquet.settings import PrecisionSettings
+from desi_fits_to_parquet.units import byte_unit, size_text
 
 CAUSES = {
     "rows_selected": "rows not selected",
@@ -51,7 +50,7 @@ def draw_reduction(tiles: pd.DataFrame, summary: dict[str, Any]) -> Figure:
         totals.barh(position, size / largest, color=colour, hatch=hatch)
         share = f" ({100 * size / sizes[0]:.2f} %)" if position and sizes[0] else ""
         totals.annotate(
-            f"{format_bytes(size)}{share}",
+            f"{size_text(size)}{share}",
             (size / largest, position),
             xytext=(4, 0),
             textcoords="offset points",
@@ -124,7 +123,7 @@ def _reduction_title(summary: dict[str, Any]) -> str:
     percent = summary["reduction_percent"]
     saved = "nothing in the archive" if percent is None else f"{percent:.2f} % saved"
     failed = summary["failed"]
-    lost = f"; {failed:,} failed tiles hold {format_bytes(summary['bytes_archive_failed'])}"
+    lost = f"; {failed:,} failed tiles hold {size_text(summary['bytes_archive_failed'])}"
     return f"{summary['tiles']:,} tiles, {saved}{lost if failed else ''}"
 
 
@@ -141,7 +140,7 @@ def draw_outcomes(tiles: pd.DataFrame, summary: dict[str, Any]) -> Figure:
         size = int(sizes.get(outcome, 0))
         for axes, value, text in (
             (counted, count, f"{count:,} ({100 * count / n_tiles:.2f} %)"),
-            (weighed, size / scale, format_bytes(size)),
+            (weighed, size / scale, size_text(size)),
         ):
             axes.barh(position, value, color=colour, hatch=hatch)
             axes.annotate(
@@ -178,11 +177,11 @@ def draw_waterfall(summary: dict[str, Any]) -> Figure:
         colour, hatch = (SKY, "//") if after < before else (ORANGE, "xx")
         if total:
             colour, hatch = (GREY if position == 0 else BLUE), ""
-            text = format_bytes(after)
+            text = size_text(after)
         else:
             sign = "-" if after < before else "+"
             share = 100 * (1 - after / before)
-            text = f"{sign}{format_bytes(abs(before - after))}\n({share:.1f} % of the rest)"
+            text = f"{sign}{size_text(abs(before - after))}\n({share:.1f} % of the rest)"
             axes.plot(
                 [position - 0.65, position - 0.35], [before / scale] * 2, color="0.1", linewidth=0.8
             )

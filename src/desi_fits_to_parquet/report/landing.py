@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from desi_fits_to_parquet.outcomes import ADVICE, FAILED_OUTCOMES
-from desi_fits_to_parquet.report.style import format_bytes
 from desi_fits_to_parquet.settings import Settings
+from desi_fits_to_parquet.units import size_text
 
 
 def landing_text(summary: dict[str, Any], settings: Settings) -> str:
@@ -25,11 +25,11 @@ def landing_text(summary: dict[str, Any], settings: Settings) -> str:
     lines = [
         f"**Asked**: {_list(settings['selection']['spectypes'] or ['any spectype'])} spectra of "
         f"``{archive['bucket']}/{archive['prefix']}``; {chosen}.",
-        f"**Discovered**: {summary['tiles']:,} tiles, {format_bytes(summary['bytes_archive'])} in "
+        f"**Discovered**: {summary['tiles']:,} tiles, {size_text(summary['bytes_archive'])} in "
         f"the archive, with {summary['n_targets']:,} targets; every tile has exactly one outcome.",
         f"**Came out**: {summary['n_rows']:,} spectra from {summary['outcomes']['converted']:,} "
-        f"tiles in {format_bytes(summary['bytes_parquet'])} of Parquet{_saved(summary)}; "
-        f"{format_bytes(summary['bytes_fetched'])} were fetched{_when(summary)}. "
+        f"tiles in {size_text(summary['bytes_parquet'])} of Parquet{_saved(summary)}; "
+        f"{size_text(summary['bytes_fetched'])} were fetched{_when(summary)}. "
         f"{summary['outcomes']['no_targets']:,} tiles hold nothing that was selected.",
         f"**Failed**: {_failed(summary)}.",
         f"**To do**: {_advice(summary)}.",
@@ -65,7 +65,7 @@ def _failed(summary: dict[str, Any]) -> str:
     if not counts:
         return "no tile"
     share = 100 * summary["failed"] / summary["tiles"]
-    size = format_bytes(summary["bytes_archive_failed"])
+    size = size_text(summary["bytes_archive_failed"])
     return (
         f"{summary['failed']:,} tiles ({share:.2f} %), which hold {size} in the archive: "
         f"{_list(counts)}"

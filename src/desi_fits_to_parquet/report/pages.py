@@ -24,10 +24,8 @@ from desi_fits_to_parquet.report.html import (
     search_table,
 )
 from desi_fits_to_parquet.report.outliers import FEWEST, THRESHOLD, tiles_worth_a_look
-from desi_fits_to_parquet.report.style import format_bytes
 from desi_fits_to_parquet.settings import Settings
-
-MIB = 2**20
+from desi_fits_to_parquet.units import MB, size_text
 
 N_SLOWEST = 200
 
@@ -55,19 +53,19 @@ def compression_page(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> str:
         "program": "program",
         "tiles": "tiles",
         "rows": "spectra",
-        "archive": "in the archive (MiB)",
-        "fetched": "fetched (MiB)",
-        "parquet": "Parquet (MiB)",
+        "archive": "in the archive (MB)",
+        "fetched": "fetched (MB)",
+        "parquet": "Parquet (MB)",
         "saved": "saved (%)",
-        "row_kib": "Parquet per spectrum (KiB)",
+        "row_kb": "Parquet per spectrum (kB)",
     }
     parts = [plain_table([*groups, total], columns), heading("Causes of the reduction")]
     steps = [
         {
             "step": label,
-            "saved": None if before == after else (before - after) / MIB,
+            "saved": None if before == after else (before - after) / MB,
             "percent": 100 * (before - after) / before if before and before != after else None,
-            "left": after / MIB,
+            "left": after / MB,
         }
         for label, before, after in waterfall_steps(summary["bytes_causes"])
     ]
@@ -77,9 +75,9 @@ def compression_page(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> str:
     )
     headings = {
         "step": "cause",
-        "saved": "saved (MiB)",
+        "saved": "saved (MB)",
         "percent": "of the bytes before it (%)",
-        "left": "left (MiB)",
+        "left": "left (MB)",
     }
     return html_page("Compression", *parts, paragraph(note), plain_table(steps, headings))
 
@@ -107,9 +105,9 @@ def outcomes_page(tiles: pd.DataFrame) -> str:
         "outcome": "outcome",
         "n_targets": "targets",
         "n_rows": "rows",
-        "archive": "in the archive (MiB)",
-        "fetched": "fetched (MiB)",
-        "parquet": "Parquet (MiB)",
+        "archive": "in the archive (MB)",
+        "fetched": "fetched (MB)",
+        "parquet": "Parquet (MB)",
         "seconds": "time (s)",
         "reason": "reason",
     }
@@ -134,7 +132,7 @@ def slowest_page(tiles: pd.DataFrame) -> str:
         "seconds_download": "download (s)",
         "seconds_fuse": "fuse (s)",
         "seconds_validate": "validate (s)",
-        "fetched": "fetched (MiB)",
+        "fetched": "fetched (MB)",
         "speed": "download (MB/s)",
         "requests": "requests",
         "retries": "retries",
@@ -165,7 +163,7 @@ def fidelity_page(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> str:
     audited = tiles[tiles.audited]
     audits = (
         f"{summary['audited']:,} of {summary['tiles']:,} tiles were audited: their whole coadd was "
-        f"fetched ({format_bytes(summary['audit_bytes'])}) and its checksum and rows compared. "
+        f"fetched ({size_text(summary['audit_bytes'])}) and its checksum and rows compared. "
         f"{summary['audits_failed']:,} audits failed"
     )
     failed = audited[audited.audit_passed.eq(False)]  # None, not compared, is no failure
@@ -250,11 +248,11 @@ def _sizes(group: pd.DataFrame) -> dict[str, Any]:
     rows = int(group.n_rows.sum())
     return {
         "tiles": len(group),
-        "archive": archive / MIB,
-        "fetched": int(group.bytes_fetched.sum()) / MIB,
-        "parquet": parquet / MIB,
+        "archive": archive / MB,
+        "fetched": int(group.bytes_fetched.sum()) / MB,
+        "parquet": parquet / MB,
         "saved": 100 * (1 - parquet / archive) if archive else None,
-        "row_kib": parquet / 1024 / rows if rows else None,
+        "row_kb": parquet / 1000 / rows if rows else None,
     }
 
 
@@ -267,9 +265,9 @@ def _with_units(tiles: pd.DataFrame) -> pd.DataFrame:
     seconds = tiles.seconds_download + tiles.seconds_fuse + tiles.seconds_validate
     speed = tiles.bytes_fetched / 1e6 / tiles.seconds_download.where(tiles.seconds_download > 0)
     return tiles.assign(
-        archive=(tiles.bytes_archive / MIB).round(3),
-        fetched=(tiles.bytes_fetched / MIB).round(3),
-        parquet=(tiles.bytes_parquet / MIB).round(3),
+        archive=(tiles.bytes_archive / MB).round(3),
+        fetched=(tiles.bytes_fetched / MB).round(3),
+        parquet=(tiles.bytes_parquet / MB).round(3),
         seconds=seconds.round(3),
         seconds_download=tiles.seconds_download.round(3),
         seconds_fuse=tiles.seconds_fuse.round(3),

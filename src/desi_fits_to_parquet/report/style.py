@@ -59,8 +59,6 @@ OUTCOME_STYLE = {
 }
 """Colour, hatch and marker of each outcome: each alone tells it from the others."""
 
-_UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
-
 
 @contextmanager
 def styled() -> Iterator[None]:
@@ -95,14 +93,3 @@ def label_log_axis(axis: Axis) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter("{x:,g}")
     axis.set_minor_formatter(NullFormatter())
-
-
-def byte_unit(size: float) -> tuple[int, str]:
-    """Give the largest binary unit in which a number of bytes is at least one, and its name."""
-    return next((unit for unit in _UNITS if size >= unit[0]), (1, "bytes"))
-
-
-def format_bytes(size: float) -> str:
-    """Write a number of bytes in the unit that `byte_unit` chooses: `4,394.05 GiB`."""
-    scale, unit = byte_unit(size)
-    return f"{size / scale:,.2f} {unit}" if scale > 1 else f"{size:,.0f} bytes"

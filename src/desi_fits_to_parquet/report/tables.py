@@ -77,7 +77,7 @@ _COPIED = tuple(name for name in SCHEMA.names if not name.startswith("audit"))
 _N_NAMED = 10
 
 
-def read_markers(tiles: Sequence[Tile], folder: Path) -> tuple[list[dict[str, Any]], list[Tile]]:
+def table_rows(tiles: Sequence[Tile], folder: Path) -> tuple[list[dict[str, Any]], list[Tile]]:
     """Read the markers of all tiles, as rows of `tiles.parquet`.
 
     Parameters
@@ -166,8 +166,8 @@ def write_tiles(rows: Sequence[dict[str, Any]], path: Path) -> pa.Table:
     return written
 
 
-def summarize(table: pa.Table, left: Sequence[Tile]) -> dict[str, Any]:
-    """Add up the rows of `tiles.parquet`.
+def add_up(table: pa.Table, left: Sequence[Tile]) -> dict[str, Any]:
+    """Add up the rows of `tiles.parquet` into the totals of the run.
 
     Parameters
     ----------
