@@ -16,6 +16,7 @@ from conftest import REPOSITORY
 from fault_server import serve
 from simulated_archive import list_sources, read_objects
 
+from desi_fits_to_parquet.archive import link
 from desi_fits_to_parquet.config import load_config
 from desi_fits_to_parquet.download.tile import download_tile
 from desi_fits_to_parquet.fuse.tile import fuse_tile
@@ -36,6 +37,7 @@ def main(root: Path, allowed_mb: int) -> None:
     limit = virtual + (allowed_mb + 4096 << 20)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     settings = load_config(REPOSITORY / "config/schema.yaml")
+    link.START_BYTES_PER_S = 1e4  # as if it were slow: so small a file is not fetched whole
     told = {}
     for folder in sorted(root.iterdir()):
         settings["columns"]["rrdetails_scans"] = "terabytes" in folder.name
@@ -47,7 +49,7 @@ def main(root: Path, allowed_mb: int) -> None:
                 settings["archive"]["endpoint"] = service.endpoint
                 settings["transfer"] |= {
                     "mode": mode, "attempts": 2, "timeout_s": 20, "connections": 4,
-                    "bandwidth_mb_s": 1e-2, "audit_fraction": 0,
+                    "audit_fraction": 0,
                 }  # fmt: skip
                 download_tile(TILE, list_sources(TILE, objects), settings, out / "fits")
             record = fuse_tile(TILE, out / "fits", out / "parquet", settings)

@@ -6,7 +6,9 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from desi_fits_to_parquet.config import ConfigError, check_config, load_config
+from desi_fits_to_parquet.archive.benchmark import LIMIT_BYTES
+from desi_fits_to_parquet.archive.link import ALL_CONNECTIONS
+from desi_fits_to_parquet.config import REMOVED, ConfigError, check_config, load_config
 from desi_fits_to_parquet.record.selection import ZWARN_BITS
 from desi_fits_to_parquet.target_bits import target_mask
 from desi_fits_to_parquet.tile import N_HEALPIX, PROGRAMS, SURVEYS
@@ -39,7 +41,8 @@ SCHEMA = yaml.safe_load(SCHEMA_PATH.read_text())
         ({"archive": {"prefix": "../up"}}, "archive.prefix", "folder"),
         ({"columns": {"fibermap": ["FLUX_G", "FLUX_Q"]}}, "columns.fibermap", "FLUX_R"),
         ({"selection": {"targets": ["QUAZAR"]}}, "selection.targets", "LRG"),
-        ({"transfer": {"connections": 200, "max_connections": 100}}, "connections", "up to"),
+        ({"selection": {"zwarn": False}}, "selection.zwarn", "null for any"),
+        ({"selection": {"zwarn": "off"}}, "selection.zwarn", "null for any"),
     ],
 )
 def test_wrong_setting_is_named_with_what_is_allowed(config, key, allowed):
@@ -77,12 +80,31 @@ def test_empty_configuration_gets_every_default_and_stays_unchanged():
             assert set(settings[section]) == set(part["properties"])
 
 
+@pytest.mark.parametrize("name", REMOVED)
+def test_a_setting_that_is_gone_is_named_with_what_became_of_it(name):
+    section, _, key = name.partition(".")
+    with pytest.raises(ConfigError) as caught:
+        check_config({section: {key: 1} if key else {"limit_mb": 1}}, SCHEMA)
+    message = str(caught.value)
+    assert message.startswith(f"configuration: {name} is no setting any more: {REMOVED[name]}.")
+    assert "unknown" not in message
+    assert f"`{name}`" in (REPOSITORY / "CHANGELOG.md").read_text()
+
+
+def test_the_most_requests_of_all_tiles_are_what_the_texts_say():
+    connections = SCHEMA["properties"]["transfer"]["properties"]["connections"]
+    assert str(ALL_CONNECTIONS) in connections["description"]
+    assert connections["maximum"] == ALL_CONNECTIONS
+    assert str(ALL_CONNECTIONS) in REMOVED["transfer.max_connections"]
+    assert f"{LIMIT_BYTES // 10**6} MB" in REMOVED["benchmark"]
+
+
 def test_text_from_the_command_line_is_read_as_the_number_flag_or_null_that_it_stands_for():
     settings = check_config(
         {
             "sample": "40",
             "tiles": {"healpix": ["100", "7"]},
-            "selection": {"zwarn": "off", "z": ["1.5", "4"], "preset": "null"},
+            "selection": {"zwarn": "null", "z": ["1.5", "4"], "preset": "null"},
             "transfer": {"attempts": "2", "limit_mb_s": "null"},
             "columns": {"scores": "true"},
             "archive": {"bucket": "123"},
@@ -91,13 +113,21 @@ def test_text_from_the_command_line_is_read_as_the_number_flag_or_null_that_it_s
     )
     assert settings["sample"] == 40
     assert settings["tiles"]["healpix"] == [100, 7]
-    assert settings["selection"]["zwarn"] is False
+    assert settings["selection"]["zwarn"] is None
     assert settings["selection"]["z"] == [1.5, 4]
     assert settings["selection"]["preset"] is None
     assert settings["transfer"]["attempts"] == 2
     assert settings["transfer"]["limit_mb_s"] is None
     assert settings["columns"]["scores"] is True
     assert settings["archive"]["bucket"] == "123"
+
+
+def test_a_whole_number_is_an_integer_however_it_is_written():
+    settings = check_config(
+        {"sample": 40.0, "tiles": {"healpix": [7.0]}, "selection": {"zwarn": 4.0}}, SCHEMA
+    )
+    assert [type(value) for value in (settings["sample"], settings["tiles"]["healpix"][0],
+                                      settings["selection"]["zwarn"])] == [int] * 3  # fmt: skip
 
 
 def test_every_setting_says_what_it_is_and_has_a_default_that_it_allows():

@@ -41,7 +41,7 @@ Settings = dict[str, Any]
 pytestmark = pytest.mark.filterwarnings("ignore::astropy.units.UnitsWarning")
 
 EVERYTHING = {
-    "fibermap": "all", "scores": True, "tsnr2": True, "rrdetails_scans": True,
+    "fibermap": "all", "scores": True, "rrdetails_scans": True,
     "qso_mgii": True, "qso_qn": True,
 }  # fmt: skip
 OPTIONAL = ("emline", "rrdetails", "qso_mgii", "qso_qn")

@@ -93,9 +93,9 @@ def test_each_milestone_is_told_once_and_the_last_one_is_the_end(settings: dict[
         "100 of 1,000 tiles done (10 %)",
         "320 of 1,000 tiles done (32 %)",
     ]
-    settings["notify"] |= {"every_percent": None, "every_tiles": 50}
+    settings["notify"]["every_percent"] = 5
     assert len(told_of(states, settings)) == 3
-    settings["notify"]["every_tiles"] = None
+    settings["notify"]["every_percent"] = None
     assert told_of(states, settings) == []
 
 

@@ -64,7 +64,7 @@ def test_everything_can_be_selected(tile_folder: Path, settings: Settings) -> No
 
 @pytest.mark.parametrize(
     ("setting", "mask"),
-    [(0, 0), (None, None), (False, None), (4, 4), (["SMALL_DELTA_CHI2", "LITTLE_COVERAGE"], 6)],
+    [(0, 0), (None, None), (4, 4), (["SMALL_DELTA_CHI2", "LITTLE_COVERAGE"], 6)],
 )
 def test_zwarn_settings_allow_the_bits_they_name(
     tile_folder: Path, settings: Settings, setting: Any, mask: int | None

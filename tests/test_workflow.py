@@ -419,7 +419,7 @@ def test_tile_that_left_the_archive_is_reported_and_its_parquet_kept(
 
 def test_change_of_a_setting_converts_again_only_what_depends_on_it(work: Work, finished: Finished):
     before = {tile: marker["finished"] for tile, marker in work.markers().items()}
-    work.run(finished.endpoint, config="notify={every_tiles: 7}")
+    work.run(finished.endpoint, config="notify={every_percent: 7}")
     assert {tile: m["finished"] for tile, m in work.markers().items()} == before
     work.run(finished.endpoint, *WITHOUT_REPORT, config="precision={mode: lossless}")
     after = {tile: marker["finished"] for tile, marker in work.markers().items()}

@@ -11,6 +11,16 @@ from desi_fits_to_parquet.settings import Settings
 from desi_fits_to_parquet.target_bits import target_mask
 from desi_fits_to_parquet.tiles_csv import read_pixels
 
+REMOVED = {
+    "benchmark": "benchmark_archive fetches 200 MB at the most",
+    "columns.tsnr2": "columns.scores gives redrock's TSNR2 too",
+    "notify.every_tiles": "see notify.every_percent",
+    "transfer.bandwidth_mb_s": "it is measured while tiles are fetched",
+    "transfer.latency_s": "it is measured while tiles are fetched",
+    "transfer.max_connections": "256 requests at the most are in flight for all tiles together",
+}
+"""What became of settings that earlier versions had."""
+
 
 class ConfigError(Exception):
     """The configuration does not fit; the message names each key and what is allowed there."""
@@ -79,7 +89,9 @@ def _with_defaults(value: Any, schema: Mapping[str, Any]) -> Any:
     if isinstance(value, str):
         return _typed(value, schema)
     if not isinstance(value, Mapping):
-        return deepcopy(value)
+        # JSON schema counts 8.0 among the integers, Python does not
+        whole = isinstance(value, float) and value.is_integer() and "integer" in _types(schema)
+        return int(value) if whole else deepcopy(value)
     filled = {str(key): item for key, item in value.items()}
     for key, part in schema.get("properties", {}).items():
         given = filled.get(key, deepcopy(part.get("default")))
@@ -96,8 +108,8 @@ def _typed(text: str, schema: Mapping[str, Any]) -> Any:
     """
     import yaml
 
-    forms = [schema, *schema.get("anyOf", ())]
-    if any(text in form.get("enum", ()) or "string" in form.get("type", ()) for form in forms):
+    enums = [form.get("enum", ()) for form in (schema, *schema.get("anyOf", ()))]
+    if "string" in _types(schema) or any(text in enum for enum in enums):
         return text
     try:
         value = yaml.safe_load(text)
@@ -106,15 +118,30 @@ def _typed(text: str, schema: Mapping[str, Any]) -> Any:
     return text if isinstance(value, Mapping | list) else value
 
 
+def _types(schema: Mapping[str, Any]) -> set[str]:
+    """Names of the types that a setting may have, as JSON schema calls them."""
+    found: set[str] = set()
+    for form in (schema, *schema.get("anyOf", ())):
+        kinds = form.get("type", ())
+        found.update([kinds] if isinstance(kinds, str) else kinds)
+    return found
+
+
 def _problem(error: Any, schema: Mapping[str, Any]) -> str:
     """Say in one line which key is wrong and what may stand there."""
     if error.validator == "additionalProperties":
         known = list(error.schema["properties"])
         lines = []
         for key in sorted(set(error.instance) - set(known)):
+            name = _dotted([*error.path, key])
             near = difflib.get_close_matches(key, known, 1)
-            hint = f" Did you mean {_dotted([*error.path, near[0]])}?" if near else ""
-            lines.append(f"unknown key {_dotted([*error.path, key])}.{hint}")
+            if name in REMOVED:
+                lines.append(f"{name} is no setting any more: {REMOVED[name]}.")
+            elif near:
+                guess = _dotted([*error.path, near[0]])
+                lines.append(f"unknown key {name}. Did you mean {guess}?")
+            else:
+                lines.append(f"unknown key {name}.")
         where = f"below {_dotted(error.path)}" if error.path else "at the top"
         return f"{' '.join(lines)} Allowed {where}: {', '.join(known)}."
     allowed = _allowed(error.schema, schema, error.path)
@@ -187,9 +214,3 @@ def _contradictions(settings: Settings) -> Iterable[str]:
             target_mask(survey, settings["selection"]["targets"])
         except ValueError as error:
             yield f"{error}."
-    transfer = settings["transfer"]
-    if transfer["connections"] > transfer["max_connections"]:
-        yield (
-            f"transfer.connections is {transfer['connections']}. Allowed: up to "
-            f"transfer.max_connections, which is {transfer['max_connections']}."
-        )

@@ -30,7 +30,7 @@ class SelectionSettings(TypedDict):
 
     preset: Literal["desi_qso"] | None
     spectypes: list[str]
-    zwarn: int | list[str] | Literal[False] | None
+    zwarn: int | list[str] | None
     objtypes: list[str]
     coadd_fiberstatus: list[int] | None
     z: list[float] | None
@@ -43,7 +43,6 @@ class ColumnsSettings(TypedDict):
 
     fibermap: Literal["default", "all"] | list[str]
     scores: bool
-    tsnr2: bool
     emline: bool
     rrdetails: bool
     rrdetails_scans: bool
@@ -73,11 +72,8 @@ class TransferSettings(TypedDict):
     mode: Literal["rows", "files"]
     downloads: int
     connections: int
-    max_connections: int
     attempts: int
     timeout_s: float
-    latency_s: float
-    bandwidth_mb_s: float
     limit_mb_s: float | None
     audit_fraction: float
 
@@ -92,18 +88,11 @@ class NotifySettings(TypedDict):
     """Section `notify`: who is told what of a run."""
 
     urls_file: str | None
-    every_tiles: int | None
     every_percent: float | None
     failed_percent: float | None
     abort: bool
     min_mb_s: float | None
     speed_minutes: float
-
-
-class BenchmarkSettings(TypedDict):
-    """Section `benchmark`: bounds of `benchmark_archive`."""
-
-    limit_mb: float
 
 
 class Settings(TypedDict):
@@ -120,4 +109,3 @@ class Settings(TypedDict):
     transfer: TransferSettings
     resources: ResourcesSettings
     notify: NotifySettings
-    benchmark: BenchmarkSettings

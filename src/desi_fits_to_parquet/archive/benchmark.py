@@ -31,6 +31,9 @@ CONNECTIONS = (1, 2, 4, 8, 16, 32)
 
 N_OBJECTS = 4
 
+LIMIT_BYTES = 200_000_000
+"""No more is fetched."""
+
 SMALL = 11_000
 """Bytes of a row of a coadd's largest image, the smallest thing that a run asks for."""
 
@@ -51,19 +54,24 @@ ENOUGH = 0.9
 
 
 def benchmark_archive(
-    settings: Settings, tiles_csv: Path, connections: Sequence[int] = CONNECTIONS
+    settings: Settings,
+    tiles_csv: Path,
+    connections: Sequence[int] = CONNECTIONS,
+    limit: int = LIMIT_BYTES,
 ) -> dict[str, Any]:
     """Measure the archive of a configuration.
 
     Parameters
     ----------
     settings
-        The validated configuration; `benchmark.limit_mb` bounds what is fetched.
+        The validated configuration.
     tiles_csv
         The discovered tiles, from which the objects are taken; where it is not there, a few
         folders of the archive are listed.
     connections
         Numbers of connections to measure.
+    limit
+        Bytes that may be fetched.
 
     Returns
     -------
@@ -80,7 +88,6 @@ def benchmark_archive(
         Where it holds no coadd of the configured tiles.
     """
     objects = pick_objects(settings, tiles_csv)
-    limit = int(settings["benchmark"]["limit_mb"] * 1e6)
     weights = [number**0.5 for number in connections]  # more connections take more to be filled
     # the same places each time, so that two runs ask the same; caches of S3 are not that small
     lot = random.Random(4)  # noqa: S311  (the same objects every time)
@@ -174,7 +181,6 @@ def measure(
         "attempts": 1,
         "connections": connections,
         "downloads": 1,
-        "max_connections": connections,
         "limit_mb_s": None,
     }
     problems: list[str] = []
@@ -243,10 +249,9 @@ def _draw_ranges(
 def propose(levels: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Say which settings of `transfer` follow; None where nothing came through.
 
-    `latency_s` is that of the fewest connections and `bandwidth_mb_s` the best of all. Each number
-    of connections is judged by the product of its MB/s and its requests a second; `connections` is
-    the lowest that reaches `ENOUGH` of the best, among those at which no larger part of the
-    requests failed than at the others.
+    Each number of connections is judged by the product of its MB/s and its requests a second;
+    `connections` is the lowest that reaches `ENOUGH` of the best, among those at which no larger
+    part of the requests failed than at the others.
     """
     good = [level for level in levels if level["latency_s"] is not None and level["mb_s"] > 0]
     if not good:
@@ -255,11 +260,7 @@ def propose(levels: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     calm = [level for level in good if level["errors"] / level["requests"] <= fewest + 0.01]
     worth = [level["mb_s"] * level["requests_s"] for level in calm]
     enough = next(lv for lv, value in zip(calm, worth, strict=True) if value >= ENOUGH * max(worth))
-    return {
-        "latency_s": float(f"{good[0]['latency_s']:.2g}"),
-        "bandwidth_mb_s": float(f"{max(level['mb_s'] for level in calm):.2g}"),
-        "connections": enough["connections"],
-    }
+    return {"connections": enough["connections"]}
 
 
 def benchmark_text(figures: Mapping[str, Any]) -> str:

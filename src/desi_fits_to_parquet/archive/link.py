@@ -65,6 +65,14 @@ GROUP = 8
 GROUP_BYTES = 1 << 20
 """Ranges that go to obstore in one call: it has ten of a call in flight at once."""
 
+ALL_CONNECTIONS = 256
+"""Requests in flight of all tiles that are fetched at once, shared out among them."""
+
+START_LATENCY_S = 0.1
+
+START_BYTES_PER_S = 34e6
+"""Round trip and bandwidth to DESI's bucket as once measured, taken until this process knows."""
+
 SLOWEST_BYTES_PER_S = 10_000
 """A request that is slower than this is given up; a stalled one much earlier, by the timeout."""
 
@@ -108,18 +116,14 @@ class Link:
         self._signing = store_arguments(archive["profile"])
         self._attempts = int(transfer["attempts"])
         self._timeout_s = float(transfer["timeout_s"])
-        share = int(transfer["max_connections"]) // int(transfer["downloads"])
-        self.window = Window(max(min(int(transfer["connections"]), share), 1))
+        share = max(ALL_CONNECTIONS // transfer["downloads"], 1)
+        self.window = Window(min(transfer["connections"], share))
         limit = transfer["limit_mb_s"]
         self._bucket = TokenBucket(limit * 1e6) if limit else None
         self._store = self._open_store(PART_BYTES)
         self._stores: dict[str, S3Store] = {}
         self._latency_s = float("inf")
-        self._configured = Cost(
-            latency_s=float(transfer["latency_s"]),
-            bytes_per_s=float(transfer["bandwidth_mb_s"]) * 1e6 / int(transfer["downloads"]),
-            connections=self.window.most,
-        )
+        self._bytes_per_s = START_BYTES_PER_S / transfer["downloads"]
         self._seconds_per_byte: float | None = None
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -315,7 +319,7 @@ class Link:
                     checksum.update(data)
             digest = checksum.hexdigest()
         if source["size"] >= 1 << 20:
-            spent = time.monotonic() - begun - min(self._latency_s, self._configured.latency_s)
+            spent = time.monotonic() - begun - min(self._latency_s, START_LATENCY_S)
             self._seconds_per_byte = max(spent, 1e-3) / source["size"]
         return digest
 
@@ -354,13 +358,12 @@ class Link:
     def cost(self) -> Cost:
         """Give the cost model as the requests so far have shaped it.
 
-        Latency is the shortest wait seen for an answer. Seconds per byte are the mean of the
-        configured share of the link and what the last large file took, so that a moment without
-        other tiles on the link does not make this one greedy.
+        Latency is the shortest wait seen for an answer. Seconds per byte are the mean of those of a
+        share of the usual link and what the last large file took, so that a moment without other
+        tiles on the link does not make this one greedy.
         """
-        configured = self._configured
-        latency = self._latency_s if self._latency_s < float("inf") else configured.latency_s
-        seconds = 1 / configured.bytes_per_s
+        latency = self._latency_s if self._latency_s < float("inf") else START_LATENCY_S
+        seconds = 1 / self._bytes_per_s
         if self._seconds_per_byte is not None:
             seconds = (seconds + self._seconds_per_byte) / 2
         return Cost(latency, 1 / seconds, max(int(self.window.size), 1))

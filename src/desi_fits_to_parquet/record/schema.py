@@ -127,14 +127,11 @@ def record_fields(settings: Settings) -> tuple[Field, ...]:
         ]  # fmt: skip
     fibermap = set(fibermap_columns(chosen["fibermap"]))
     fields += [_copied(c) for c in tables["coadd", "FIBERMAP"] if c.name in fibermap]
-    if chosen["tsnr2"]:
-        fields += [_copied(c) for c in tables["redrock", "TSNR2"][1:]]
     if chosen["scores"]:
-        # redrock's TSNR2 is a copy of these columns: they come once
+        # redrock's TSNR2 is a copy of most of SCORES: these columns come once
+        fields += [_copied(c) for c in tables["redrock", "TSNR2"][1:]]
         scores = tables["coadd", "SCORES"][1:]
-        fields += [
-            _copied(c) for c in scores if not (chosen["tsnr2"] and c.name.startswith("TSNR2"))
-        ]
+        fields += [_copied(c) for c in scores if not c.name.startswith("TSNR2")]
     if chosen["emline"]:
         lines = tables["emline", "EMLINEFIT"]
         fields += [_copied(c) for c in lines if _is_line(c.name)]

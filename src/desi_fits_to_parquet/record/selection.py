@@ -228,13 +228,11 @@ def match_rows(
     return np.where(targetid[row] == wanted, row, -1)
 
 
-def zwarn_mask(setting: Any) -> int | None:
+def zwarn_mask(setting: int | list[str] | None) -> int | None:
     """Return the mask of allowed ZWARN bits: 0 allows none, None means no cut."""
-    if setting is None or setting is False:
-        return None
     if isinstance(setting, list):
         return sum(1 << ZWARN_BITS[name] for name in set(setting))
-    return int(setting)
+    return setting
 
 
 def _quasars(

@@ -51,14 +51,13 @@ class Told(NamedTuple):
     ----------
     since
         Unix seconds when the number of its tiles was known first.
-    tiles, percent
-        Milestones reached: whole multiples of `every_tiles` and of `every_percent`.
+    percent
+        Milestones reached: whole multiples of `every_percent`.
     failing, slow
         Whether the alert was given and still holds.
     """
 
     since: float | None = None
-    tiles: int = 0
     percent: int = 0
     failing: bool = False
     slow: bool = False
@@ -134,13 +133,12 @@ def due_notices(
     done = run.to_do - summary.left
     told = told._replace(since=summary.now if told.since is None else told.since)
 
-    tiles = done // settings["every_tiles"] if settings["every_tiles"] else 0
     every = settings["every_percent"]
     percent = int(100 * done / run.to_do / every) if every and run.to_do else 0
-    if (tiles > told.tiles or percent > told.percent) and summary.left:
+    if percent > told.percent and summary.left:
         title = f"{done:,} of {run.to_do:,} tiles done ({100 * done / run.to_do:.0f} %)"
         notices.append(_notice("info", title, summary))
-    told = told._replace(tiles=tiles, percent=percent)
+    told = told._replace(percent=percent)
 
     failing = too_many_failed(summary, settings["failed_percent"])
     if failing and not told.failing:
