@@ -14,7 +14,7 @@ from desi_fits_to_parquet.files import read_json, write_json
 from desi_fits_to_parquet.fuse.tile import fuse_tile
 from desi_fits_to_parquet.records import DownloadRecord, FuseRecord, Marker, TileKeys
 from desi_fits_to_parquet.report.tables import COLUMNS
-from desi_fits_to_parquet.run.markers import Row
+from desi_fits_to_parquet.run.markers import Brief
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.validate import validate_tile
 
@@ -66,7 +66,7 @@ def test_records_have_the_declared_keys_and_types(
 
 def test_the_report_and_the_view_of_a_run_read_keys_that_a_marker_has() -> None:
     keys = get_type_hints(Marker).keys()
-    assert set(Row._fields) <= keys
+    assert set(Brief._fields) <= keys
     columns = {name for name, *_ in COLUMNS if not name.startswith("audit")}
     assert columns <= keys
     assert columns | {"sources", "audit"} == keys, "a key that the report does not tell"
