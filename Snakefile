@@ -30,3 +30,4 @@ rule all:
     input:
         f"{RESULTS}/report/summary.json",
         all_markers,
+        leftovers,

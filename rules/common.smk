@@ -10,7 +10,9 @@ from snakemake.exceptions import WorkflowError
 # The scripts of the jobs import the library of this very checkout, wherever they run.
 SOURCE = str(Path(workflow.basedir) / "src")
 sys.path.insert(0, SOURCE)
-os.environ.update(PYTHONPATH=SOURCE)
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [SOURCE, *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 # A job computes on one core; starting BLAS's pool of threads would double its CPU time.
 os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
@@ -19,6 +21,7 @@ from desi_fits_to_parquet.columns import kinds_used
 from desi_fits_to_parquet.config import ConfigError, check_config
 from desi_fits_to_parquet.archive.credentials import clear_environment
 from desi_fits_to_parquet.report.files import PAGES, TABLES
+from desi_fits_to_parquet.run.snakemake import shares_out
 from desi_fits_to_parquet.tile import PROGRAMS, SURVEYS, Tile
 from desi_fits_to_parquet.tiles_csv import list_tiles, pack_sources, read_sources
 
@@ -92,10 +95,7 @@ def on_cluster(**resources):
 
     Elsewhere to work them out for 90,000 jobs would be an eighth of the time of the graph.
     """
-    shared_out = (
-        workflow.resource_settings.nodes or "mem_mb" in workflow.global_resources
-    )
-    return resources if shared_out else {}
+    return resources if shares_out(workflow) else {}
 
 
 def tile_mb(wildcards):

@@ -20,4 +20,5 @@ rule validate_tile:
 rule tiles:
     input:
         all_markers,
+        leftovers,
     localrule: True

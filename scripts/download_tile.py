@@ -16,10 +16,11 @@ from desi_fits_to_parquet.tiles_csv import unpack_sources
 def main(snakemake):
     names = snakemake.wildcards
     tile = Tile(names.survey, names.program, int(names.healpix))
+    config = snakemake.config
+    results = Path(config["results"])
+    join_run(results)
     with job_log(snakemake.log[0], "download_tile", tile.name) as log:
-        config, sources = snakemake.config, unpack_sources(snakemake.params.sources)
-        results = Path(config["results"])
-        join_run(results / ".lock")
+        sources = unpack_sources(snakemake.params.sources)
         try:
             check_space(results, needed_bytes(sources, config), config["resources"]["min_free_gb"])
         except DiskLow as low:

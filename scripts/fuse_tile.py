@@ -13,8 +13,8 @@ from desi_fits_to_parquet.tile import Tile
 def main(snakemake):
     names = snakemake.wildcards
     tile = Tile(names.survey, names.program, int(names.healpix))
+    join_run(Path(snakemake.config["results"]))
     with job_log(snakemake.log[0], "fuse_tile", tile.name) as log:
-        join_run(Path(snakemake.config["results"]) / ".lock")
         fits = Path(snakemake.input.fits)
         # The folder gets its name when it is complete and the record is written: behind a
         # checkpoint Snakemake does not notice that a killed job left it.

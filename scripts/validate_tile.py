@@ -13,8 +13,8 @@ from desi_fits_to_parquet.validate import validate_tile
 def main(snakemake):
     names = snakemake.wildcards
     tile = Tile(names.survey, names.program, int(names.healpix))
+    join_run(Path(snakemake.config["results"]))
     with job_log(snakemake.log[0], "validate_tile", tile.name) as log:
-        join_run(Path(snakemake.config["results"]) / ".lock")
         fits = Path(snakemake.input.fits)
         marker = validate_tile(
             tile,

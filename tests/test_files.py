@@ -2,8 +2,6 @@
 
 import json
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,6 @@ from desi_fits_to_parquet.files import (
 )
 from desi_fits_to_parquet.outcomes import BadTile
 from desi_fits_to_parquet.run.job_log import job_log
-from desi_fits_to_parquet.run.lock import RunningElsewhere, hold_lock
 from desi_fits_to_parquet.tile import FILE_KINDS, Tile
 from desi_fits_to_parquet.tiles_csv import (
     Source,
@@ -71,28 +68,6 @@ def test_json_refuses_nan_and_names_a_broken_file(tmp_path: Path):
     path.write_text('{"survey": "ma')
     with pytest.raises(ValueError, match=r"marker\.json: not valid JSON"):
         read_json(path)
-
-
-HOLD = """
-import sys
-from desi_fits_to_parquet.run.lock import hold_lock
-hold_lock(sys.argv[1])
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
-def test_second_run_in_the_same_results_is_refused_until_the_first_is_killed(tmp_path: Path):
-    path = tmp_path / "results" / ".lock"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    with holder:
-        assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(RunningElsewhere, match=f"process {holder.pid}"):
-            hold_lock(path)
-        holder.kill()
-    hold_lock(path)
 
 
 def test_job_log_is_json_lines_and_keeps_the_traceback_of_a_crash(tmp_path: Path):
@@ -169,26 +144,3 @@ def test_other_file_in_place_of_the_list_of_tiles_is_named(tmp_path: Path):
     path.write_text("healpix,coadd\n1,2\n")
     with pytest.raises(ValueError, match=r"tiles\.csv: not a list of tiles"):
         read_tiles(path)
-
-
-JOIN = HOLD.replace("hold_lock", "join_run")
-
-
-def test_next_run_waits_for_the_jobs_that_a_killed_run_left_behind(tmp_path: Path):
-    path = tmp_path / ".lock"
-    job = subprocess.Popen(
-        [sys.executable, "-c", JOIN, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    with job:
-        assert job.stdout.readline() == b"held\n"
-        run = subprocess.Popen(
-            [sys.executable, "-c", HOLD, path],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        with run:
-            assert b"Waiting for the running jobs" in run.stderr.readline()
-            job.stdin.close()
-            assert job.wait(20) == 0
-            assert run.stdout.readline() == b"held\n"
-            run.stdin.close()
-            assert run.wait(20) == 0

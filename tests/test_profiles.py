@@ -1,5 +1,6 @@
 """The profiles: what holds for a local run holds on a cluster."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -63,3 +64,20 @@ def test_command_without_cores_runs_on_all_of_them(tmp_path: Path):
         cwd=work.folder, text=True, capture_output=True, check=True,
     )  # fmt: skip
     assert "verify: every Parquet is as its marker says" in done.stderr
+
+
+def test_job_imports_from_this_checkout_first_and_then_as_the_user_says(tmp_path: Path):
+    work, own = checkout(tmp_path / "work"), tmp_path / "own"
+    own.mkdir()
+    (own / "sitecustomize.py").write_text(  # what Python imports as it starts
+        "import os, sys\n"
+        f"with open({str(tmp_path / 'paths')!r}, 'a') as file:\n"
+        "    print(sys.orig_argv[-1], os.environ['PYTHONPATH'], file=file)\n"
+    )
+    subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "1", "verify"],
+        cwd=work.folder, env=os.environ | {"PYTHONPATH": str(own)}, check=True, capture_output=True,
+    )  # fmt: skip
+    paths = dict(line.split() for line in (tmp_path / "paths").read_text().splitlines())
+    (job,) = (path for name, path in paths.items() if name.endswith("verify.py"))
+    assert job == f"{work.folder / 'src'}{os.pathsep}{own}"

@@ -205,7 +205,14 @@ def watched(
 ) -> Callable[[io.TextIOBase], Told]:
     def watch(screen: io.TextIOBase) -> Told:
         told = Told(screen)
-        watch_run(told.logger, settings | {"results": str(results)}, [], lambda: 3, lambda: None)
+        watch_run(
+            told.logger,
+            told.logger.handlers,
+            settings | {"results": str(results)},
+            [],
+            lambda: 3,
+            lambda: None,
+        )
         return told
 
     return watch
@@ -298,7 +305,7 @@ def test_run_is_followed_to_its_end_whatever_goes_wrong_on_the_way(
     settings["results"] = str(results)
     settings["notify"]["abort"] = True
     told, stopped = Told(screen := io.StringIO()), threading.Event()
-    watch_run(told.logger, settings, [], lambda: 30, stopped.set)
+    watch_run(told.logger, told.logger.handlers, settings, [], lambda: 30, stopped.set)
 
     for event in LogEvent:  # without all that it must have
         told.logger.info("bad", extra={"event": event})
@@ -337,7 +344,14 @@ def test_number_of_tiles_that_cannot_be_had_stays_unknown(
         raise RuntimeError("the graph changed")
 
     told = Told(screen := io.StringIO())
-    watch_run(told.logger, settings | {"results": str(results)}, [], no_graph, lambda: None)
+    watch_run(
+        told.logger,
+        told.logger.handlers,
+        settings | {"results": str(results)},
+        [],
+        no_graph,
+        lambda: None,
+    )
     told.begin(1, "validate_tile", TILES[15])
     write_marker(results, TILES[15], "converted", 4e9)
     told.finish(1)

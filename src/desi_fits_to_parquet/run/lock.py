@@ -2,16 +2,24 @@
 
 The kernel gives a lock back when its process ends, however it ends, so a killed run leaves nothing
 to be cleared by hand. Byte 0 of the lock's file belongs to the run; all its jobs share byte 1, so
-that the next run can wait for those that a killed one left behind.
+that the next run can wait for those that a killed one left behind. The file tells the run's process
+and its id, which its jobs are given in their environment: one that was still starting (or waiting
+in the queue of a cluster) when its run was killed finds another id and ends before it writes.
 """
 
 import errno
 import fcntl
 import logging
 import os
+import sys
 from pathlib import Path
 
+RUN_ID = "DESI_FITS_TO_PARQUET_RUN"
+"""Environment variable by which a job is given the id of its run."""
+
 _RUN, _JOBS = 0, 1
+
+_LONGEST_TEXT = 512
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -22,7 +30,7 @@ class RunningElsewhere(Exception):
     """Another run works in the same results folder."""
 
 
-def hold_lock(path: Path | str) -> None:
+def hold_lock(results: Path, run: str) -> None:
     """Take the lock of a results folder for as long as this process lives.
 
     Where a killed run left jobs behind, wait for these to end first: they write to the same files.
@@ -31,36 +39,69 @@ def hold_lock(path: Path | str) -> None:
 
     Parameters
     ----------
-    path
-        The lock's file; made where it is missing.
+    results
+        The results folder; made where it is missing.
+    run
+        The id of this run: a word that no other run has.
 
     Raises
     ------
     RunningElsewhere
         Where another run holds it; the message says which.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    results.mkdir(parents=True, exist_ok=True)
+    descriptor = _open(results)
     if not _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, _RUN):
-        holder = os.read(descriptor, 64).decode(errors="replace").strip() or "unknown"
+        holder = _read(descriptor) or "unknown"
         os.close(descriptor)
         raise RunningElsewhere(
-            f"another run (process {holder}) works in {path.parent}; "
+            f"another run (process {holder}) works in {results}; "
             "wait for it, stop it, or give this run its own folder with --config results=..."
         )
+    # The id before the wait: from here on no job of an earlier run joins, and those that joined
+    # are waited for.
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+    os.pwrite(descriptor, f"{os.getpid()} on {os.uname().nodename}, run {run}\n".encode(), 0)
     if not _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, _JOBS):
         log.warning("Waiting for the running jobs of an earlier run, which was killed, to end.")
         _lock(descriptor, fcntl.LOCK_EX, _JOBS)
-    fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, _JOBS)
+    _lock(descriptor, fcntl.LOCK_UN, _JOBS)
 
 
-def join_run(path: Path | str) -> None:
-    """Hold a job's share of the lock of a results folder for as long as this process lives."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+def join_run(results: Path) -> None:
+    """Hold a job's share of the lock of a results folder for as long as this process lives.
+
+    To be called before a job writes anything, its log included.
+
+    Parameters
+    ----------
+    results
+        The results folder.
+
+    Raises
+    ------
+    SystemExit
+        With a sentence, where the lock was last held by another run than the one that started this
+        job. The job ends, nothing is lost: the other run does the same work.
+    """
+    descriptor = _open(results)
     _lock(descriptor, fcntl.LOCK_SH, _JOBS)
+    mine = os.environ.get(RUN_ID, "")
+    holder = _read(descriptor)
+    if holder.rpartition(" ")[2] != mine:
+        sys.exit(
+            f"This job was started by run {mine or 'unknown'}, but {results} belongs to another by "
+            f"now (process {holder or 'unknown'}), which does its work: it ends and wrote nothing."
+        )
+
+
+def _open(results: Path) -> int:
+    return os.open(results / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+
+
+def _read(descriptor: int) -> str:
+    """Return process, host and id of the run that held the lock last."""
+    return os.pread(descriptor, _LONGEST_TEXT, 0).decode(errors="replace").strip()
 
 
 def _lock(descriptor: int, how: int, byte: int) -> bool:
@@ -72,5 +113,6 @@ def _lock(descriptor: int, how: int, byte: int) -> bool:
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
-        log.warning("The file system has no locks: see to it yourself that only one run works here")
+        if byte == _RUN:  # once a run, not once a job
+            log.warning("The file system has no locks: see to it that only one run works here")
     return True

@@ -1,7 +1,7 @@
 """Finding what was damaged or failed in a results folder, and clearing it for the next run."""
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -89,8 +89,17 @@ def clear_tile(results: Path, tile: Tile) -> None:
     _clear_temporary(results, tile)
 
 
+def find_leftovers(results: Path) -> Iterator[Tile]:
+    """Return the tiles that are done and have FITS still: a run that was killed leaves them."""
+    for path in (results / "fits").glob("*/*/*"):
+        survey, program, name = path.relative_to(results / "fits").parts
+        tile = Tile(survey, program, int(name)) if name.isdecimal() else None
+        if tile and marker_path(results, tile).exists():
+            yield tile
+
+
 def remove_leftovers(results: Path, busy: Collection[Tile]) -> None:
-    """Remove the FITS of tiles that are done; a run killed at the wrong moment leaves them.
+    """Remove the FITS of tiles that are done.
 
     Parameters
     ----------
@@ -99,10 +108,8 @@ def remove_leftovers(results: Path, busy: Collection[Tile]) -> None:
     busy
         Tiles that are going to be validated and still need their FITS.
     """
-    for path in (results / "fits").glob("*/*/*"):
-        survey, program, name = path.relative_to(results / "fits").parts
-        tile = Tile(survey, program, int(name)) if name.isdecimal() else None
-        if tile and tile not in busy and marker_path(results, tile).exists():
+    for tile in find_leftovers(results):
+        if tile not in busy:
             _clear_temporary(results, tile)
 
 

@@ -267,6 +267,7 @@ class _OnlyProblems(logging.Filter):
 
 def watch_run(
     logger: logging.Logger,
+    screens: "Sequence[logging.StreamHandler[TextIO]]",
     settings: Settings,
     addresses: Sequence[str],
     count_tiles: Callable[[], int],
@@ -282,15 +283,11 @@ def watch_run(
     ----------
     logger
         Snakemake's logger.
+    screens
+        Those of its handlers that write on the screen.
     settings, addresses, count_tiles, end_run
         See `RunWatch`.
     """
-    screens = [
-        handler
-        for handler in logger.handlers
-        if isinstance(handler, logging.StreamHandler)
-        and not isinstance(handler, logging.FileHandler)
-    ]
     plain = logging.makeLogRecord({"levelno": logging.INFO, "msg": "shown?"})
     screen = screens[0] if screens and screens[0].filter(plain) else None
     if screen is not None and logger.level > logging.DEBUG:

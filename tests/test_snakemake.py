@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from desi_fits_to_parquet.run.scheduling import choose_followers_too
+from desi_fits_to_parquet.run.snakemake import choose_followers_too
 
 
 class Job(NamedTuple):

@@ -1,0 +1,259 @@
+"""The one door to Snakemake: all that is touched of it beyond what it promises to its users.
+
+`LOOKED_AT` names each place. On a Snakemake where one of them is missing or is called otherwise, or
+of a version that this project was not tested with, what only saves time is left out; a run of
+grouped jobs is refused there, because without its patch tiles are done twice. docs/upstream.md
+tells of each fault, with a way to see it, and of what would make its patch needless.
+"""
+
+import gc
+import importlib
+import inspect
+import logging
+import signal
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import cache
+from operator import attrgetter
+from threading import Thread
+from typing import Any, NamedTuple, TextIO
+
+import snakemake.api  # before its other modules, which import each other in a circle
+from snakemake.jobs import GroupJob, GroupJobFactory
+from snakemake.jobs import Job as SnakemakeJob
+from snakemake.logging import logger
+from snakemake.resources import Resource
+
+TESTED = "9.27"
+"""The version of Snakemake that `make test` and `make test-slurm` were run with."""
+
+Workflow = Any
+"""Snakemake's `workflow` in a Snakefile."""
+
+Job = Any
+"""A job of Snakemake's, of which no more is used than `priority`, `rule.name` and `wildcards`."""
+
+Choice = Callable[[set[Job]], Sequence[Job]]
+"""Chooses those of some ready jobs that are to be started now."""
+
+
+class Place(NamedTuple):
+    """A name of Snakemake's and the parameters that it is called with, if it is called."""
+
+    name: str
+    parameters: str = ""
+
+
+# What a run cannot do without: asked before the first job, and of no speed.
+NEEDED = (
+    Place("workflow:Workflow.is_main_process"),
+    Place("workflow:Workflow.register_resource", "self name value"),
+    Place("workflow:Workflow.scheduler"),
+    Place("workflow:Workflow.dag"),
+    Place("resources:Resource", "name value"),
+    Place("dag:DAG.needrun_jobs", "self exclude_finished"),
+    Place("scheduling.job_scheduler:JobScheduler.exit_gracefully", "self args"),
+)
+
+FASTER = (
+    Place("sourcecache:SourceCache._cache", "self source_file"),
+    Place("jobs:Job.is_pipe_or_service_input", "self path"),
+    Place("scheduling.job_scheduler:JobScheduler.job_selector", "self jobs"),
+    Place("dag:DAG.ready_jobs"),
+)
+
+GROUPING = (
+    Place("jobs:GroupJobFactory.new", "self id jobs resources"),
+    Place("jobs:GroupJob", "id jobs global_resources"),
+    Place("dag:DAG.update_groups", "self"),
+)
+
+LOOKED_AT = (*NEEDED, *FASTER, *GROUPING)
+
+
+class UnknownSnakemake(Exception):
+    """What is asked for cannot be done with this version of Snakemake."""
+
+
+def changed(places: Sequence[Place]) -> list[str]:
+    """Return the names of those places that are missing or are called otherwise."""
+    return [place.name for place in places if not _is_as_known(place)]
+
+
+def _is_as_known(place: Place) -> bool:
+    module, _, attribute = place.name.partition(":")
+    try:
+        found = attrgetter(attribute)(importlib.import_module(f"snakemake.{module}"))
+    except (ImportError, AttributeError):
+        return False
+    expected = place.parameters.split()
+    parameters = list(inspect.signature(found).parameters.values()) if expected else []
+    more = parameters[len(expected) :]
+    return [parameter.name for parameter in parameters[: len(expected)]] == expected and all(
+        parameter.default is not parameter.empty for parameter in more
+    )
+
+
+def is_tested() -> bool:
+    """Whether this Snakemake is one that is known, by its version and by all that is touched."""
+    version: str = snakemake.__version__
+    return version.startswith(f"{TESTED}.") and not changed(LOOKED_AT)
+
+
+def apply(workflow: Workflow, downloads: int) -> None:
+    """Prepare Snakemake for 90,000 jobs, for groups that are made twice, and limit downloads.
+
+    To be called while the Snakefile is read.
+
+    Parameters
+    ----------
+    workflow
+        Snakemake's.
+    downloads
+        Tiles to fetch at once, unless `--resources download=` or a profile says another number.
+
+    Raises
+    ------
+    UnknownSnakemake
+        Where this version lacks what every run needs, or what is asked of it needs a patch that
+        was made for another.
+    """
+    wanted = f"this project is tested with Snakemake {TESTED}, this is {snakemake.__version__}"
+    if missing := changed(NEEDED):
+        raise UnknownSnakemake(f"{wanted}, in which {', '.join(missing)} changed: install {TESTED}")
+    if is_tested():
+        _apply_patches(workflow)
+    elif _makes_groups(workflow):
+        raise UnknownSnakemake(
+            f"{wanted}, where it is unknown whether jobs in groups (--groups, --group-components) "
+            f"are done twice: install {TESTED}, or run without groups"
+        )
+    elif workflow.is_main_process:
+        logger.warning(f"{wanted}: what only saves time with many tiles is left out.")
+    # Snakemake 9.27 has no public way to give a limit a default that the configuration decides: in
+    # a profile it is a constant, which `transfer.downloads` cannot change. See snakemake#1866.
+    if "download" not in workflow.global_resources:
+        workflow.register_resource("download", Resource("download", downloads))
+
+
+def _apply_patches(workflow: Workflow) -> None:
+    # All jobs stay: to look for garbage among them as often as Python does by itself takes a tenth
+    # of the time of the graph.
+    gc.set_threshold(20_000, 20, 20)
+
+    # Tiles are bundled again each time the graph is looked at, and a resumed run looks twice. It
+    # begins from the groups that were merged the first time, so that a tile was submitted twice, in
+    # two groups at once (snakemake#1628, snakemake-executor-plugin-slurm#253).
+    GroupJobFactory.new = _new_group
+
+    # The file of a job's script is looked for anew for each job: an eighth of the time of the graph
+    # (docs/upstream.md, "The file of a script").
+    workflow.sourcecache._cache = cache(workflow.sourcecache._cache)
+
+    # No rule has a pipe or a service as its input. Snakemake looks for one of all tiles in each of
+    # the 30,000 inputs of the report, and of `all`: minutes at the end of a run
+    # (docs/upstream.md, "Pipes among many inputs").
+    SnakemakeJob.is_pipe_or_service_input = _is_no_pipe
+
+
+def _new_group(factory: Any, id: str, jobs: Collection[Job], resources: Any) -> Any:
+    """Make a group of jobs that no other part of the graph knows."""
+    return GroupJob(id, frozenset(jobs), resources)
+
+
+def _is_no_pipe(job: Job, path: str) -> bool:
+    return False
+
+
+def _makes_groups(workflow: Workflow) -> bool:
+    """Whether jobs are to be grouped; where that cannot be told, they may be."""
+    settings = getattr(workflow, "group_settings", None)
+    return bool(
+        getattr(settings, "overwrite_groups", True) or getattr(settings, "group_components", True)
+    )
+
+
+def shares_out(workflow: Workflow) -> bool:
+    """Whether something shares out memory and time among jobs: a cluster, or a limit of memory."""
+    return bool(workflow.resource_settings.nodes or "mem_mb" in workflow.global_resources)
+
+
+def jobs_to_do(workflow: Workflow) -> Iterator[Job]:
+    """Return the jobs that Snakemake is going to do, as far as it knows them yet."""
+    jobs: Iterator[Job] = workflow.dag.needrun_jobs()
+    return jobs
+
+
+def ending(workflow: Workflow) -> Callable[..., None]:
+    """Return a function, and a handler of signals, that lets running jobs finish and begins none.
+
+    In a thread of its own: as Snakemake's own handler of SIGTERM, in the middle of the main
+    thread, it waits for ever for a lock that this thread holds (docs/upstream.md, "SIGTERM").
+    """
+
+    def end_run(*signal_and_frame: object) -> None:
+        Thread(target=workflow.scheduler.exit_gracefully, daemon=True).start()
+
+    return end_run
+
+
+def begin(workflow: Workflow) -> Callable[..., None]:
+    """Prepare the scheduler, which is there when a run begins; SIGTERM ends the run from now on.
+
+    Returns
+    -------
+    callable
+        See `ending`.
+    """
+    end_run = ending(workflow)
+    signal.signal(signal.SIGTERM, end_run)
+    if is_tested():
+        scheduler = workflow.scheduler
+        scheduler.job_selector = choose_followers_too(
+            scheduler.job_selector, workflow.dag, scheduler.running
+        )
+    return end_run
+
+
+def choose_followers_too(choose: Choice, graph: Any, running: Collection[Job]) -> Choice:
+    """Return a function that chooses as `choose` does, from more jobs: those of begun tiles too.
+
+    To choose among 30,000 ready jobs takes too long, so Snakemake draws some at random and only
+    then looks at their priorities (`--scheduler-subsample`). A tile that was fetched waits until it
+    is drawn: with a sample of a tenth, ten tiles of FITS wait on disk for each that is being worked
+    on. Here the jobs that follow upon those that were started are added to each sample. A scheduler
+    plugin could not do it: it is shown the sample alone (docs/upstream.md, "The sample").
+
+    Parameters
+    ----------
+    choose
+        Snakemake's own choice.
+    graph
+        Snakemake's graph: its `ready_jobs`, which change as jobs finish, and for each job those
+        `depending` on it.
+    running
+        The jobs that were started and did not finish yet.
+    """
+    waiting = {job for job in graph.ready_jobs if job.priority}  # left by a run before
+    started: set[Job] = set()
+
+    def choose_more(sample: set[Job]) -> Sequence[Job]:
+        nonlocal started, waiting
+        ready = graph.ready_jobs
+        for job in started:
+            waiting.update(graph.depending.get(job, ()))
+        waiting = {job for job in waiting if job in ready}
+        chosen = choose(sample | waiting)
+        started = {job for job in started if job in running}.union(chosen)
+        return chosen
+
+    return choose_more
+
+
+def screens() -> "list[logging.StreamHandler[TextIO]]":
+    """Return the handlers by which Snakemake writes on the screen; none where it is silent."""
+    return [
+        handler
+        for handler in logger.handlers
+        if isinstance(handler, logging.StreamHandler)
+        and not isinstance(handler, logging.FileHandler)
+    ]
