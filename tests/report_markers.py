@@ -19,7 +19,16 @@ SETTINGS: dict[str, Any] = {
     },
     "tiles": {"surveys": ["main"], "programs": ["dark"], "healpix": None},
     "sample": None,
-    "selection": {"spectypes": ["QSO"], "zwarn": 0},
+    "selection": {
+        "preset": None,
+        "spectypes": ["QSO"],
+        "zwarn": 0,
+        "objtypes": ["TGT"],
+        "coadd_fiberstatus": None,
+        "z": None,
+        "deltachi2": None,
+        "targets": None,
+    },
     "precision": {"mode": "bounded", "flux_tolerance": 0.125, "ivar_bits": 8},
 }
 

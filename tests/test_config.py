@@ -43,6 +43,26 @@ SCHEMA = yaml.safe_load(SCHEMA_PATH.read_text())
         ({"selection": {"targets": ["QUAZAR"]}}, "selection.targets", "LRG"),
         ({"selection": {"zwarn": False}}, "selection.zwarn", "null for any"),
         ({"selection": {"zwarn": "off"}}, "selection.zwarn", "null for any"),
+        (
+            {"selection": {"preset": "desi_qso", "spectypes": ["GALAXY"]}},
+            "selection.spectypes",
+            "selection.preset to null",
+        ),
+        (
+            {"selection": {"preset": "desi_qso", "zwarn": "null"}},
+            "selection.zwarn is null",
+            "its default, 0",
+        ),
+        (
+            {"selection": {"preset": "desi_qso", "objtypes": ["SKY"]}},
+            "selection.objtypes",
+            "selection.preset desi_qso",
+        ),
+        (
+            {"selection": {"preset": "desi_qso", "coadd_fiberstatus": [0]}},
+            "selection.coadd_fiberstatus",
+            "default, null",
+        ),
     ],
 )
 def test_wrong_setting_is_named_with_what_is_allowed(config, key, allowed):
@@ -61,6 +81,12 @@ def test_targets_are_checked_as_the_selection_reads_them(survey):
     assert check_config(config, SCHEMA)["selection"]["targets"] == ["QSO"]
     with pytest.raises(ConfigError, match=f"QSO_NEAR is no bit.*in survey {survey}"):
         check_config(config | {"selection": {"targets": ["QSO_NEAR"]}}, SCHEMA)
+
+
+def test_preset_goes_with_every_setting_that_it_does_not_ignore():
+    production = load_config(SCHEMA_PATH, REPOSITORY / "config/config.yaml")
+    selection = production["selection"] | {"preset": "desi_qso", "z": [2, 4], "targets": ["QSO"]}
+    assert check_config(production | {"selection": selection}, SCHEMA)["selection"] == selection
 
 
 def test_every_wrong_setting_is_named_at_once():

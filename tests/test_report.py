@@ -10,12 +10,13 @@ from pathlib import Path
 import jsonschema
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from report_markers import SETTINGS, marker, write_run
 
 from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES, OUTCOMES
 from desi_fits_to_parquet.report.build import build_report
 from desi_fits_to_parquet.report.files import PAGES, TABLES
-from desi_fits_to_parquet.report.landing import landing_text
+from desi_fits_to_parquet.report.landing import OBJTYPES, SPECTYPES, landing_text
 from desi_fits_to_parquet.report.tables import SUMMED, add_up, table_rows, write_tiles
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.tiles_csv import read_tiles
@@ -230,6 +231,40 @@ def test_the_run_of_2025_gives_its_true_totals(tmp_path):
     assert summary["without_output"] == 2_324
     assert "4.72 TB" in (tmp_path / "report" / "landing.rst").read_text()
     assert seconds < 20
+
+
+EVERY = {"spectypes": ["STAR", "QSO", "GALAXY"], "objtypes": list(OBJTYPES), "zwarn": None}
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({}, "the targets with SPECTYPE QSO, OBJTYPE TGT, ZWARN 0"),
+        ({"preset": "desi_qso", "spectypes": ["GALAXY"]},
+         "the targets of DESI's quasar catalogue (preset desi_qso)"),
+        ({"preset": "desi_qso", "z": [2.1, 4], "deltachi2": [9, 1e4]},
+         "the targets of DESI's quasar catalogue (preset desi_qso) with redshift from 2.1 to 4, "
+         "DELTACHI2 from 9 to 10000"),
+        (EVERY, "all targets"),
+        (EVERY | {"spectypes": ["QSO", "STAR"], "targets": ["QSO", "LRG"]},
+         "the targets with SPECTYPE QSO or STAR, targeted as QSO or LRG"),
+        (EVERY | {"zwarn": ["SKY", "NODATA"], "coadd_fiberstatus": [0, 8]},
+         "the targets with no bit of ZWARN but SKY, NODATA, COADD_FIBERSTATUS 0 or 8"),
+        (EVERY | {"zwarn": 5}, "the targets with no bit of ZWARN but those of the mask 5"),
+    ],
+)  # fmt: skip
+def test_the_landing_page_tells_the_selection_that_was_applied(run, change, text):
+    _, _, summary = run
+    selection = SETTINGS["selection"] | change
+    page = landing_text(summary, SETTINGS | {"selection": selection})
+    assert f"**Asked**: the spectra of {text}, from ``desidata" in page
+
+
+def test_all_values_of_a_selection_are_those_that_the_schema_allows():
+    schema = yaml.safe_load((REPO / "config/schema.yaml").read_text())
+    selection = schema["properties"]["selection"]["properties"]
+    assert tuple(selection["spectypes"]["items"]["enum"]) == SPECTYPES
+    assert tuple(selection["objtypes"]["items"]["enum"]) == OBJTYPES
 
 
 @pytest.mark.parametrize(

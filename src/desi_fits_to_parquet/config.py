@@ -1,10 +1,11 @@
 """The configuration: defaults filled in, everything checked, before anything else happens."""
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from desi_fits_to_parquet.columns import fibermap_columns
 from desi_fits_to_parquet.settings import Settings
@@ -56,7 +57,7 @@ def check_config(config: Mapping[str, Any], schema: Mapping[str, Any]) -> Settin
         )
     ]
     if not problems:
-        problems = list(_contradictions(settings))
+        problems = [*_contradictions(settings), *_ignored(settings, schema)]
     if problems:
         raise ConfigError("\n".join(f"configuration: {problem}" for problem in problems))
     return settings
@@ -214,3 +215,27 @@ def _contradictions(settings: Settings) -> Iterable[str]:
             target_mask(survey, settings["selection"]["targets"])
         except ValueError as error:
             yield f"{error}."
+
+
+IN_PLACE_OF: tuple[Literal["spectypes", "zwarn", "objtypes", "coadd_fiberstatus"], ...] = (
+    "spectypes",
+    "zwarn",
+    "objtypes",
+    "coadd_fiberstatus",
+)
+"""Settings of the selection that a preset stands for."""
+
+
+def _ignored(settings: Settings, schema: Mapping[str, Any]) -> Iterable[str]:
+    """Find settings that were given, for they are not the default, and that a preset ignores."""
+    selection = settings["selection"]
+    if selection["preset"] is None:
+        return
+    for key in IN_PLACE_OF:
+        default = schema["properties"]["selection"]["properties"][key]["default"]
+        if selection[key] != default:
+            yield (
+                f"selection.{key} is {json.dumps(selection[key])}, which selection.preset "
+                f"{selection['preset']} ignores. Take selection.{key} out (or set it to its "
+                f"default, {json.dumps(default)}), or set selection.preset to null."
+            )

@@ -1,11 +1,17 @@
 """The first page of the report: what was asked, what came out, what failed, what to do."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from desi_fits_to_parquet.outcomes import ADVICE, FAILED_OUTCOMES
-from desi_fits_to_parquet.settings import Settings
+from desi_fits_to_parquet.settings import SelectionSettings, Settings
 from desi_fits_to_parquet.units import size_text
+
+SPECTYPES = ("QSO", "GALAXY", "STAR")
+
+OBJTYPES = ("TGT", "SKY", "NON", "BAD")
+"""All values of `selection.objtypes`, as above of `spectypes`: these leave nothing out."""
 
 
 def landing_text(summary: dict[str, Any], settings: Settings) -> str:
@@ -18,13 +24,10 @@ def landing_text(summary: dict[str, Any], settings: Settings) -> str:
     settings
         The configuration of the run.
     """
-    archive, tiles = settings["archive"], settings["tiles"]
-    chosen = f"surveys {_list(tiles['surveys'])}, programs {_list(tiles['programs'])}"
-    if settings["sample"]:
-        chosen += f", a random sample of {settings['sample']:,} tiles"
+    archive = settings["archive"]
     lines = [
-        f"**Asked**: {_list(settings['selection']['spectypes'] or ['any spectype'])} spectra of "
-        f"``{archive['bucket']}/{archive['prefix']}``; {chosen}.",
+        f"**Asked**: the spectra of {selection_text(settings['selection'])}, from "
+        f"``{archive['bucket']}/{archive['prefix']}``; {_tiles_text(settings)}.",
         f"**Discovered**: {summary['tiles']:,} tiles, {size_text(summary['bytes_archive'])} in "
         f"the archive, with {summary['n_targets']:,} targets; every tile has exactly one outcome.",
         f"**Came out**: {summary['n_rows']:,} spectra from {summary['outcomes']['converted']:,} "
@@ -37,8 +40,58 @@ def landing_text(summary: dict[str, Any], settings: Settings) -> str:
     return "".join(f"- {line}\n" for line in lines)
 
 
-def _list(names: list[str]) -> str:
+def selection_text(selection: SelectionSettings) -> str:
+    """Say in words which targets of a tile are selected: all that is not just everything."""
+    cuts = []
+    if selection["preset"]:
+        who = f"the targets of DESI's quasar catalogue (preset {selection['preset']})"
+    else:
+        who = "the targets"
+        for name, wanted, every in (
+            ("SPECTYPE", selection["spectypes"], SPECTYPES),
+            ("OBJTYPE", selection["objtypes"], OBJTYPES),
+        ):
+            if set(wanted) != set(every):
+                cuts.append(f"{name} {_any_of(wanted)}")
+        cuts += _zwarn_cut(selection["zwarn"])
+        if selection["coadd_fiberstatus"] is not None:
+            cuts.append(f"COADD_FIBERSTATUS {_any_of(selection['coadd_fiberstatus'])}")
+    for limits, name in ((selection["z"], "redshift"), (selection["deltachi2"], "DELTACHI2")):
+        if limits is not None:
+            cuts.append(f"{name} from {limits[0]:g} to {limits[1]:g}")
+    if selection["targets"]:
+        cuts.append(f"targeted as {_any_of(selection['targets'])}")
+    if not cuts:
+        return who if selection["preset"] else "all targets"
+    return f"{who} with {_list(cuts)}"
+
+
+def _zwarn_cut(setting: int | list[str] | None) -> list[str]:
+    if setting is None:
+        return []
+    if isinstance(setting, list) and setting:
+        return [f"no bit of ZWARN but {_list(setting)}"]
+    return [f"no bit of ZWARN but those of the mask {setting}" if setting else "ZWARN 0"]
+
+
+def _tiles_text(settings: Settings) -> str:
+    tiles = settings["tiles"]
+    chosen = f"surveys {_list(tiles['surveys'])}, programs {_list(tiles['programs'])}"
+    if isinstance(tiles["healpix"], str):
+        chosen += f", the pixels of the file ``{tiles['healpix']}``"
+    elif tiles["healpix"] is not None:
+        chosen += f", {len(tiles['healpix']):,} pixels by number"
+    if settings["sample"]:
+        chosen += f", a random sample of {settings['sample']:,} tiles"
+    return chosen
+
+
+def _list(names: Sequence[str]) -> str:
     return ", ".join(names)
+
+
+def _any_of(names: Sequence[str | int]) -> str:
+    return " or ".join(str(name) for name in names)
 
 
 def _saved(summary: dict[str, Any]) -> str:
