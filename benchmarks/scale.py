@@ -84,7 +84,8 @@ def fuse_tile(tile, fits_folder, parquet_folder, settings):
 """,
     "validate.py": """
 def validate_tile(tile, fits_folder, parquet_folder, fuse_record, settings):
-    return {"survey": tile.survey, "program": tile.program, "healpix": tile.healpix,
+    return {"survey": tile.survey, "program": tile.program, "healpix": tile.number,
+            "order": tile.order, "pixel": tile.pixel,
             "outcome": "converted", "finished": 1.5e9, "bytes_archive": 227 << 20,
             "bytes_fetched": 8 << 20, "bytes_parquet": 9 << 20, "reason": "",
             "figures": "x" * 2200}

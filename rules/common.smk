@@ -22,8 +22,14 @@ from desi_fits_to_parquet.config import ConfigError, check_config
 from desi_fits_to_parquet.archive.credentials import clear_environment
 from desi_fits_to_parquet.report.files import PAGES, TABLES
 from desi_fits_to_parquet.run.snakemake import shares_out
-from desi_fits_to_parquet.tile import PROGRAMS, SURVEYS, Tile
-from desi_fits_to_parquet.tiles_csv import list_tiles, pack_sources, read_sources
+from desi_fits_to_parquet.tile import PROGRAMS, SURVEYS, tile_of
+from desi_fits_to_parquet.paths import fits_folder, parquet_folder
+from desi_fits_to_parquet.tiles_csv import (
+    list_tiles,
+    pack_sources,
+    read_layout,
+    read_sources,
+)
 
 try:
     # in place: the jobs get the very dictionary that Snakemake holds
@@ -43,7 +49,8 @@ clear_environment(os.environ)
 
 RESULTS = config["results"].rstrip("/")
 TILE = "{survey}/{program}/{healpix}"
-HIVE = "survey={survey}/program={program}/healpix={healpix}"
+# a partition of a HATS catalogue: its folder names order and pixel, not DESI's number
+PARTITION = "{survey}-{program}/dataset/Norder={order}/Dir={group}/Npix={pixel}"
 
 # what a tile's Parquet depends on beside its sources: a change converts it again
 CONTENT_SETTINGS = {
@@ -57,7 +64,7 @@ KINDS = {*kinds_used(config), "sha256sum"}
 # what the report tells of the run; how the archive was reached changes nothing in it
 REPORT_SETTINGS = {
     **CONTENT_SETTINGS,
-    "archive": {key: config["archive"][key] for key in ("bucket", "prefix")},
+    "archive": {key: config["archive"][key] for key in ("bucket", "prefix", "layout")},
     "tiles": config["tiles"],
     "sample": config["sample"],
 }
@@ -69,11 +76,34 @@ wildcard_constraints:
     survey="|".join(SURVEYS),
     program="|".join(PROGRAMS),
     healpix=r"\d+",
+    order=r"\d+",
+    group=r"\d+",
+    pixel=r"\d+",
+
+
+def layout(wildcards):
+    """The layout of the archive as it was listed, which tells what a tile's number means."""
+    return read_layout(f"{RESULTS}/tiles.csv")
+
+
+def find_tile(wildcards):
+    """The tile of a job."""
+    return tile_of(dict(wildcards.items()), layout(wildcards))
+
+
+def tile_fits(wildcards):
+    """The folder of the tile's FITS."""
+    return str(fits_folder(Path(RESULTS), find_tile(wildcards)))
+
+
+def tile_parquet(wildcards):
+    """The folder of the tile's Parquet."""
+    return str(parquet_folder(Path(RESULTS), find_tile(wildcards)))
 
 
 def find_sources(wildcards):
     """The tile's files in the archive, of those kinds that are used: key, size and ETag."""
-    tile = Tile(wildcards.survey, wildcards.program, int(wildcards.healpix))
+    tile = find_tile(wildcards)
     try:
         return read_sources(f"{RESULTS}/tiles.csv", tile, KINDS)
     except KeyError:
@@ -124,6 +154,6 @@ def all_markers(wildcards):
     except ValueError as error:
         raise WorkflowError(str(error))
     return [
-        f"{RESULTS}/validated/{tile.survey}/{tile.program}/{tile.healpix}.json"
+        f"{RESULTS}/validated/{tile.survey}/{tile.program}/{tile.number}.json"
         for tile in tiles
     ]

@@ -9,6 +9,7 @@ rule download_tile:
         **on_cluster(mem_mb=tile_memory, runtime=download_minutes),
         download=1,
     params:
+        layout=layout,
         sources=tile_sources,
         selection=config["selection"],
         columns=config["columns"],

@@ -1,10 +1,10 @@
 rule fuse_tile:
     input:
-        fits=f"{RESULTS}/fits/{TILE}",
+        fits=tile_fits,
     output:
-        parquet=directory(f"{RESULTS}/parquet/{HIVE}"),
+        parquet=directory(f"{RESULTS}/parquet/{PARTITION}"),
     log:
-        f"{RESULTS}/logs/fuse_tile/{TILE}.log",
+        f"{RESULTS}/logs/fuse_tile/{PARTITION}.log",
     # above downloading, so that fetched FITS do not pile up
     priority: 10
     conda:
@@ -12,6 +12,7 @@ rule fuse_tile:
     resources:
         **on_cluster(mem_mb=tile_memory, runtime=1),
     params:
+        layout=layout,
         sources=tile_version,
         content=CONTENT_SETTINGS,
     script:

@@ -42,7 +42,7 @@ envvars:
 def tiles_to_do():
     """The tiles that Snakemake is going to validate, as far as it knows them yet."""
     return {
-        Tile(job.wildcards.survey, job.wildcards.program, int(job.wildcards.healpix))
+        find_tile(job.wildcards)
         for job in jobs_to_do(workflow)
         if job.rule.name == "validate_tile"
     }

@@ -1,7 +1,7 @@
 rule validate_tile:
     input:
         fits=f"{RESULTS}/fits/{TILE}",
-        parquet=f"{RESULTS}/parquet/{HIVE}",
+        parquet=tile_parquet,
     output:
         marker=f"{RESULTS}/validated/{TILE}.json",
     log:
@@ -12,6 +12,8 @@ rule validate_tile:
         "../envs/environment.yaml"
     resources:
         **on_cluster(mem_mb=tile_memory, runtime=1),
+    params:
+        layout=layout,
     script:
         "../scripts/validate_tile.py"
 

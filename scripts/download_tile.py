@@ -9,13 +9,12 @@ from desi_fits_to_parquet.files import atomic_folder
 from desi_fits_to_parquet.paths import LOW_NOTE
 from desi_fits_to_parquet.run.job_log import job_log
 from desi_fits_to_parquet.run.lock import join_run
-from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.tile import tile_of
 from desi_fits_to_parquet.tiles_csv import unpack_sources
 
 
 def main(snakemake):
-    names = snakemake.wildcards
-    tile = Tile(names.survey, names.program, int(names.healpix))
+    tile = tile_of(dict(snakemake.wildcards.items()), snakemake.params.layout)
     config = snakemake.config
     results = Path(config["results"])
     join_run(results)

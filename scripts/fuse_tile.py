@@ -7,12 +7,11 @@ from desi_fits_to_parquet.fuse.tile import fuse_tile
 from desi_fits_to_parquet.paths import FUSE_RECORD
 from desi_fits_to_parquet.run.job_log import job_log
 from desi_fits_to_parquet.run.lock import join_run
-from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.tile import tile_of
 
 
 def main(snakemake):
-    names = snakemake.wildcards
-    tile = Tile(names.survey, names.program, int(names.healpix))
+    tile = tile_of(dict(snakemake.wildcards.items()), snakemake.params.layout)
     join_run(Path(snakemake.config["results"]))
     with job_log(snakemake.log[0], "fuse_tile", tile.name) as log:
         fits = Path(snakemake.input.fits)

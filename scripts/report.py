@@ -9,13 +9,7 @@ from desi_fits_to_parquet.run.job_log import job_log
 def main(snakemake):
     results = Path(snakemake.input.tiles).parent
     with job_log(snakemake.log[0], "report"):
-        build_report(
-            Path(snakemake.input.tiles),
-            results / "validated",
-            results / "parquet",
-            results / "report",
-            snakemake.config,
-        )
+        build_report(results, results / "report", snakemake.config)
 
 
 main(snakemake)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES, OUTCOMES
+from desi_fits_to_parquet.records import tile_keys
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.tiles_csv import write_tiles
 
@@ -35,13 +36,13 @@ SETTINGS: dict[str, Any] = {
 
 def marker(tile: Tile, outcome: str) -> dict[str, Any]:
     """Make a tile's marker; its figures depend on the tile alone, as in a run of its size."""
-    rng = np.random.default_rng([tile.healpix, len(tile.survey), len(tile.program)])
+    rng = np.random.default_rng([tile.number, len(tile.survey), len(tile.program)])
     n_targets = int(rng.gamma(4, 250)) + 1
     n_rows = {"converted": 1 + int(0.118 * n_targets), "no_targets": 0}.get(outcome)
     has_parquet = outcome not in FAILED_OUTCOMES
     has_rows = bool(n_rows)
     return {
-        **tile._asdict(),
+        **tile_keys(tile),
         "outcome": outcome,
         "reason": "" if has_parquet else f"coadd-{tile.name}.fits, HDU B_FLUX: <{outcome}> & more",
         "n_targets": None if outcome == "missing_source" else n_targets,
@@ -70,7 +71,7 @@ def marker(tile: Tile, outcome: str) -> dict[str, Any]:
         "max_flux_error_sigma": 0.0625 * float(rng.uniform(0.999, 1)) if has_rows else None,
         "mean_flux_error_sigma": 0.022 * float(rng.normal(1, 0.02)) if has_rows else None,
         "max_ivar_error_relative": 2**-9 * float(rng.uniform(0.999, 1)) if has_rows else None,
-        "sha256": f"{tile.healpix:064x}" if has_parquet else None,
+        "sha256": f"{tile.number:064x}" if has_parquet else None,
         "schema_fingerprint": "0f1e2d3c" if has_parquet else None,
         "sources": {},
         "audit": (
@@ -78,7 +79,7 @@ def marker(tile: Tile, outcome: str) -> dict[str, Any]:
             if has_parquet and rng.random() < 0.05
             else None
         ),
-        "finished": 1.76e9 + 30.0 * tile.healpix,
+        "finished": 1.76e9 + 30.0 * tile.number,
     }
 
 

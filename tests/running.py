@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from conftest import REPOSITORY
 
-from desi_fits_to_parquet.paths import marker_tile, parquet_folder
+from desi_fits_to_parquet.paths import parquet_folder
+from desi_fits_to_parquet.records import record_tile
 from desi_fits_to_parquet.run.markers import read_markers as markers_of
 from desi_fits_to_parquet.run.repair import clear_tile
 from desi_fits_to_parquet.simulate.tile import simulate_tile
@@ -54,7 +55,7 @@ class Work(NamedTuple):
         return done.stdout
 
     def markers(self) -> dict[Tile, dict[str, Any]]:
-        return {marker_tile(marker): marker for marker in markers_of(self.results)}
+        return {record_tile(marker): marker for marker in markers_of(self.results)}
 
     def parquet(self) -> dict[str, str]:
         """Checksums of all Parquet by their path."""

@@ -239,13 +239,14 @@ def test_files_of_other_tiles_and_other_names_are_not_taken_for_a_tiles_own() ->
     names = ["coadd-main-dark-1.fits", "redux_iron_healpix_main_dark_0_1.sha256sum",
              "redrock-main-dark-10.fits", "redux_iron_healpix_main_dark_0_10.sha256sum",
              "coadd-main-dark-1.fits.tmp", "rrdetails-main-dark-1.h5"]  # fmt: skip
+    folder = "iron/healpix/main/dark/0/1/"
     found = sort_by_kind(
-        Tile("main", "dark", 1), [Source(key=f"x/{name}", size=1, etag="e") for name in names]
+        Tile("main", "dark", 1), [Source(key=f"{folder}{name}", size=1, etag="e") for name in names]
     )
     assert {kind: source["key"] for kind, source in found.items()} == {
-        "coadd": "x/coadd-main-dark-1.fits",
-        "sha256sum": "x/redux_iron_healpix_main_dark_0_1.sha256sum",
-        "rrdetails": "x/rrdetails-main-dark-1.h5",
+        "coadd": f"{folder}coadd-main-dark-1.fits",
+        "sha256sum": f"{folder}redux_iron_healpix_main_dark_0_1.sha256sum",
+        "rrdetails": f"{folder}rrdetails-main-dark-1.h5",
     }
 
 

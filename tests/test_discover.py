@@ -10,12 +10,12 @@ import pytest
 from fault_server import Service, serve
 
 from desi_fits_to_parquet.archive.errors import ArchiveUnreachable, NothingFound
-from desi_fits_to_parquet.archive.keys import parse_key
 from desi_fits_to_parquet.discover import discover_tiles
-from desi_fits_to_parquet.tile import FILE_KINDS, Tile
+from desi_fits_to_parquet.tile import FILE_KINDS, LAYOUTS, Tile, parse_key
 from desi_fits_to_parquet.tiles_csv import Sources, read_pixels, read_tiles
 
-ROOT = "dr1/spectro/redux/iron/healpix/"
+PREFIX = "dr1/spectro/redux/iron"
+ROOT = f"{PREFIX}/healpix/"
 
 
 def keys_of(tile: Tile, *kinds: str) -> dict[str, bytes]:
@@ -60,7 +60,7 @@ def test_every_file_of_a_tile_is_listed_with_key_size_and_etag(
 ) -> None:
     found = discover(service, settings, tmp_path)
     pixels = [7, 100, 499, 512, 4999, 5000, 10000, 10099, 11000, 49151]
-    assert [tile.healpix for tile in found] == pixels
+    assert [tile.number for tile in found] == pixels
     sources = found[Tile("main", "dark", 10000)]
     assert set(sources) == set(FILE_KINDS)
     assert sources["coadd"]["key"] == f"{ROOT}main/dark/100/10000/coadd-main-dark-10000.fits"
@@ -74,7 +74,7 @@ def test_one_pixel_number_is_a_tile_of_its_own_in_each_survey_and_program(
     found = discover(
         service, settings, tmp_path, surveys=["sv3", "main"], programs=["bright", "dark"]
     )
-    assert [tile for tile in found if tile.healpix == 10000] == [
+    assert [tile for tile in found if tile.number == 10000] == [
         Tile("main", "bright", 10000),
         Tile("main", "dark", 10000),
         Tile("sv3", "dark", 10000),
@@ -99,7 +99,7 @@ def test_pixels_are_chosen_by_list_and_by_file_and_absent_ones_are_named(
     service: Service, settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     by_list = discover(service, settings, tmp_path, healpix=[10000, 7, 12])
-    assert [tile.healpix for tile in by_list] == [7, 10000]
+    assert [tile.number for tile in by_list] == [7, 10000]
     assert "not in the archive: '12'" in caplog.text
     (tmp_path / "pixels.txt").write_text("# mine\n10000\n\n7 # low\n")
     assert discover(service, settings, tmp_path, healpix=str(tmp_path / "pixels.txt")) == by_list
@@ -157,7 +157,7 @@ def test_odd_keys_are_left_out_named_and_change_nothing_else(
 
 @pytest.mark.parametrize("key", HOSTILE)
 def test_a_hostile_key_is_no_tile(key: str) -> None:
-    assert parse_key(key, ROOT) is None
+    assert parse_key(key, PREFIX, LAYOUTS["healpix"]) is None
 
 
 @pytest.mark.parametrize("fault", ["slow_down", "html"])
@@ -226,3 +226,64 @@ def test_progress_is_told_without_a_terminal(
     caplog.set_level(logging.INFO)
     discover(service, settings, tmp_path)
     assert "10 tiles listed, 10 taken" in caplog.text
+
+
+def uniqpix(order: int, pixel: int) -> Tile:
+    return Tile("main", "dark", LAYOUTS["uniqpix"].number(order, pixel), "uniqpix")
+
+
+def test_the_layout_is_found_by_the_folder_that_the_prefix_holds(
+    service: Service, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    tiles = [uniqpix(5, 2500), uniqpix(6, 10004), uniqpix(7, 40020), uniqpix(8, 786_431)]
+    root = "dr3/spectro/redux/matterhorn/spectra/"
+    for tile in tiles:
+        for kind in ("coadd", "redrock", "hpixexp"):
+            service.objects[f"{root}{tile.folder}/{tile.file_name(kind)}"] = b"x"
+    service.objects[f"{root}main/dark/hpix2upix-main-dark.fits"] = b"x"
+    new = settings | {"archive": settings["archive"] | {"prefix": "dr3/spectro/redux/matterhorn"}}
+    found = discover(service, new, tmp_path)
+    assert sorted(found) == sorted(tiles)
+    sources = found[tiles[1]]
+    assert sources["coadd"]["key"] == f"{root}main/dark/263/26388/coadd-main-dark-26388.fits"
+    assert sources["hpixexp"]["key"].endswith("/pixexp-main-dark-26388.csv")
+    assert [(tile.order, tile.pixel) for tile in tiles[:2]] == [(5, 2500), (6, 10004)]
+    old = discover(service, settings, tmp_path)
+    assert {tile.layout for tile in old} == {"healpix"}
+
+
+def test_pixels_of_nside_64_choose_the_adaptive_tiles_that_overlap_them(
+    service: Service, settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiles = [uniqpix(5, 2500), uniqpix(6, 10004), uniqpix(7, 40020)]
+    for tile in tiles:
+        key = f"dr3/x/spectra/{tile.folder}/{tile.file_name('coadd')}"
+        service.objects[key] = b"x"
+    new = settings | {"archive": settings["archive"] | {"prefix": "dr3/x"}}
+    assert list(discover(service, new, tmp_path, healpix=[10001, 10005])) == [
+        uniqpix(5, 2500), uniqpix(7, 40020),
+    ]  # fmt: skip
+    discover(service, new, tmp_path, healpix=[10004, 12])
+    assert "not in the archive: '12'" in caplog.text
+
+
+def test_two_layouts_below_one_prefix_have_to_be_told_apart(
+    service: Service, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    tile = uniqpix(6, 10000)
+    service.objects[f"{PREFIX}/spectra/{tile.folder}/{tile.file_name('coadd')}"] = b"x"
+    with pytest.raises(NothingFound, match=r"say with archive\.layout which of healpix, uniqpix"):
+        discover(service, settings, tmp_path)
+    new = settings | {"archive": settings["archive"] | {"layout": "uniqpix"}}
+    assert list(discover(service, new, tmp_path)) == [tile]
+
+
+def test_a_copy_in_a_folder_below_the_tiles_is_left_out_and_named(
+    service: Service, settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = discover(service, settings, tmp_path)
+    name = "coadd-main-dark-10000.fits"
+    service.objects[f"{ROOT}main/dark/100/10000/old/{name}"] = b"another"
+    service.objects[f"{ROOT}main/dark/100/10000/old/z/{name}"] = b"another"
+    assert discover(service, settings, tmp_path) == before
+    assert f"left out: {ROOT}main/dark/100/10000/old/{name}" in caplog.text

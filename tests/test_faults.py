@@ -186,7 +186,7 @@ def run(
 ) -> Iterator[Run]:
     """One run over an archive in which every tile has a fault, and the listing has some too."""
     work = checkout(tmp_path_factory.mktemp(request.param))
-    cases = {tile.healpix: CASES[name] for name, tile in TILES.items()}
+    cases = {tile.number: CASES[name] for name, tile in TILES.items()}
     with serve(dict(archive.damaged)) as service:
         service.page = 50
 
@@ -194,7 +194,7 @@ def run(
             if asked.kind == "list":
                 return {1: "slow_down", 3: "html", 5: "slow_down"}.get(asked.number)
             healpix = int(asked.key.split("/")[-2])
-            if healpix == TILES["replaced"].healpix and asked.key.endswith(".sha256sum"):
+            if healpix == TILES["replaced"].number and asked.key.endswith(".sha256sum"):
                 service.objects.update(archive.newer)
             return cases[healpix].fault(asked)
 
@@ -206,8 +206,8 @@ def run(
 
 
 def test_every_fault_ends_in_the_outcome_of_the_contract_and_no_other_tile_suffers(run: Run):
-    outcomes = {tile.healpix: marker["outcome"] for tile, marker in run.work.markers().items()}
-    found = {name: outcomes[tile.healpix] for name, tile in TILES.items()}
+    outcomes = {tile.number: marker["outcome"] for tile, marker in run.work.markers().items()}
+    found = {name: outcomes[tile.number] for name, tile in TILES.items()}
     assert found == {name: case.outcome for name, case in CASES.items()}
 
 
@@ -226,11 +226,11 @@ def test_the_report_says_of_each_failed_tile_what_happened_and_what_to_do(run: R
     with (run.work.results / "report/failed.csv").open() as stream:
         rows = {int(row["healpix"]): row for row in csv.DictReader(stream)}
     failed = {n: t for n, t in TILES.items() if CASES[n].outcome in FAILED_OUTCOMES}
-    assert rows.keys() == {tile.healpix for tile in failed.values()}
+    assert rows.keys() == {tile.number for tile in failed.values()}
     for name, tile in failed.items():
-        row = rows[tile.healpix]
+        row = rows[tile.number]
         assert row["outcome"] == CASES[name].outcome
-        for word in (*CASES[name].words, f"{tile.healpix}"):
+        for word in (*CASES[name].words, f"{tile.number}"):
             assert word in row["reason"], (name, row["reason"])
         assert "\n" not in row["reason"]
         assert row["what_to_do"]
@@ -273,7 +273,7 @@ def test_a_name_that_is_lost_after_the_listing_makes_tiles_unreachable_and_retry
 ):
     tile = TILES["nothing"]
     work = checkout(tmp_path)
-    with serve({k: v for k, v in archive.right.items() if f"/{tile.healpix}/" in k}) as service:
+    with serve({k: v for k, v in archive.right.items() if f"/{tile.number}/" in k}) as service:
         work.run(service.endpoint, "--until", "discover_tiles")
         work.run("http://no-such-host.invalid")
         marker = work.markers()[tile]
@@ -329,7 +329,7 @@ def test_random_faults_never_end_as_converted_with_wrong_data(
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # these runs wait for no disk
     monkeypatch.setattr(archive_module, "FIRST_PAUSE_S", 0.01)
     tile = TILES["replaced"]
-    old = {key: data for key, data in archive.right.items() if f"/{tile.healpix}/" in key}
+    old = {key: data for key, data in archive.right.items() if f"/{tile.number}/" in key}
     without_emline = {k: v for k, v in old.items() if k != key_of(tile, "emline")}
     without_details = {k: v for k, v in old.items() if k != key_of(tile, "rrdetails")}
     right = [

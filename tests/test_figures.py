@@ -13,6 +13,7 @@ import pytest
 from report_markers import SETTINGS, marker, write_run
 
 from desi_fits_to_parquet.outcomes import OUTCOMES
+from desi_fits_to_parquet.paths import parquet_folder, parquet_path
 from desi_fits_to_parquet.report import build, figures
 from desi_fits_to_parquet.report import content as content_figures
 from desi_fits_to_parquet.report.html import html_page, plain_table, search_table
@@ -33,9 +34,9 @@ def table_of(markers):
 
 def write_parquet(folder, tile, prefixes, n_rows=5, row_group=2, columns=("flux_r",), seed=0):
     """Write a file like those of the fusion, with a line of flux 100 at pixel 10 of row 3."""
-    rng = np.random.default_rng([seed, tile.healpix])
+    rng = np.random.default_rng([seed, tile.number])
     data = {
-        "targetid": np.arange(n_rows) + 1000 * tile.healpix,
+        "targetid": np.arange(n_rows) + 1000 * tile.number,
         "z": rng.uniform(0.5, 4, n_rows),
         "spectype": ["QSO", "GALAXY", "STAR", "QSO", "QSO"][:n_rows],
     }
@@ -48,8 +49,7 @@ def write_parquet(folder, tile, prefixes, n_rows=5, row_group=2, columns=("flux_
         data[f"{prefix}flux"] = list(flux.astype("f4"))
         data[f"{prefix}ivar"] = list(np.ones((n_rows, 60), "f4"))
         data[f"{prefix}mask"] = list(np.eye(n_rows, 60, dtype="i4"))
-    path = folder / f"survey={tile.survey}" / f"program={tile.program}"
-    path = path / f"healpix={tile.healpix}" / f"{tile.name}.parquet"
+    path = parquet_path(tile, parquet_folder(folder, tile))
     path.parent.mkdir(parents=True)
     pq.write_table(pa.table(data), path, row_group_size=row_group)
     return path
@@ -210,9 +210,8 @@ def test_every_axis_of_the_report_has_a_label_with_its_unit(tmp_path, monkeypatc
     monkeypatch.setattr(build, "save_figure", keep)
     write_run(tmp_path, markers=[marker(tile, "converted") for tile in TILES])
     for tile in TILES:
-        write_parquet(tmp_path / "parquet", tile, ("",))
-    folders = (tmp_path / name for name in ("tiles.csv", "validated", "parquet", "report"))
-    build.build_report(*folders, SETTINGS)
+        write_parquet(tmp_path, tile, ("",))
+    build.build_report(tmp_path, tmp_path / "report", SETTINGS)
     labels = [(name, label) for name, figure in drawn.items() for label in numbered_axes(figure)]
     assert {name for name, _ in labels} >= drawn.keys() - {"sky_outcomes.svg"}
     assert [(name, label) for name, label in labels if not has_unit(label)] == []

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from desi_fits_to_parquet import tiles_csv
 from desi_fits_to_parquet.files import (
     atomic_folder,
     atomic_path,
@@ -15,7 +16,7 @@ from desi_fits_to_parquet.files import (
 )
 from desi_fits_to_parquet.outcomes import BadTile
 from desi_fits_to_parquet.run.job_log import job_log
-from desi_fits_to_parquet.tile import FILE_KINDS, Tile
+from desi_fits_to_parquet.tile import FILE_KINDS, LAYOUTS, MAX_ORDER, Tile
 from desi_fits_to_parquet.tiles_csv import (
     Source,
     list_tiles,
@@ -133,10 +134,48 @@ def test_list_of_tiles_that_was_cut_is_not_read_as_a_shorter_one(tmp_path: Path)
     path = tmp_path / "tiles.csv"
     source = Source(key="a/coadd.fits", size=5, etag="0f-2")
     write_tiles(path, {Tile("main", "dark", p): {"coadd": source} for p in (1, 2)})
-    for lost in (1, 10):
-        path.write_bytes(path.read_bytes()[:-lost])
-        with pytest.raises(ValueError, match=r"tiles\.csv, line 3: \d+ fields, expected 30"):
+    whole = path.read_bytes()
+    for cut in (whole[:-1], whole[:-10], whole[: whole.index(b"main,dark,2")]):
+        path.write_bytes(cut)
+        with pytest.raises(ValueError, match=r"tiles\.csv: its checksum is not that in tiles\.csv"):
             list_tiles(path)
+    path.write_bytes(whole)
+    assert len(list_tiles(path)) == 2
+
+
+def test_list_of_tiles_reads_at_every_moment_of_being_written_again(tmp_path, monkeypatch):
+    path = tmp_path / "tiles.csv"
+    source = Source(key="a/coadd.fits", size=5, etag="0f-2")
+    write_tiles(path, {Tile("main", "dark", 1): {"coadd": source}})
+    read = []
+
+    def read_between(target: Path, data: bytes | str) -> None:
+        read.append(len(list_tiles(path)))
+        write_atomically(target, data)
+        read.append(len(list_tiles(path)))
+
+    monkeypatch.setattr(tiles_csv, "write_atomically", read_between)
+    write_tiles(path, {Tile("main", "dark", p): {"coadd": source} for p in (1, 2)})
+    assert read == [1, 1, 1, 2, 2, 2]
+
+
+def test_uniqpix_number_and_place_are_one_another_for_every_order():
+    layout = LAYOUTS["uniqpix"]
+    for order in range(MAX_ORDER + 1):
+        last = 12 * 4**order - 1
+        for pixel in (0, last // 2, last):
+            number = layout.number(order, pixel)
+            assert number == pixel + 4 * (2**order) ** 2
+            assert layout.place(number) == (order, pixel)
+    for number in (-1, 0, 3, 16 * 4**MAX_ORDER):
+        with pytest.raises(ValueError, match="no uniqpix"):
+            layout.place(number)
+
+
+def test_tile_of_another_order_overlaps_its_pixels_of_nside_64():
+    assert Tile("main", "dark", 4 * 64**2 + 7, "uniqpix").overlaps({6, 7, 8}) == {7}
+    assert Tile("main", "dark", 4 * 128**2 + 4 * 7 + 3, "uniqpix").overlaps({6, 7, 8}) == {7}
+    assert Tile("main", "dark", 4 * 32**2 + 2, "uniqpix").overlaps(set(range(20))) == {8, 9, 10, 11}
 
 
 def test_other_file_in_place_of_the_list_of_tiles_is_named(tmp_path: Path):

@@ -38,7 +38,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory, settings: dict[str, Any]) -> 
     root = tmp_path_factory.mktemp("run")
     for tile in TILES:
         folder = write_tile(root / "fits" / tile.name, tile)
-        out = root / f"parquet/survey={tile.survey}/program={tile.program}/healpix={tile.healpix}"
+        out = root / f"parquet/survey={tile.survey}/program={tile.program}/healpix={tile.number}"
         limits = [90, 91] if tile.program == "bright" else None
         converted(folder, out, changed(settings, selection={"z": limits}), tile)
     return root / "parquet"

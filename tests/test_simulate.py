@@ -531,7 +531,7 @@ def test_demo_archive_holds_what_a_run_must_survive(demo: tuple[Path, dict[Tile,
     assert len(expected) >= 24
     programs = {("main", "dark"), ("main", "bright"), ("sv3", "dark")}
     assert {tile[:2] for tile in expected} == programs
-    assert {tile[:2] for tile in expected if tile.healpix == 10000} == programs
+    assert {tile[:2] for tile in expected if tile.number == 10000} == programs
     for tile, outcome in expected.items():
         here = folder / "dr1/spectro/redux/iron/healpix" / tile.folder
         there = {kind for kind in DEFAULT_KINDS[:-1] if (here / tile.file_name(kind)).exists()}

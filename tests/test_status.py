@@ -22,6 +22,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from desi_fits_to_parquet.files import read_json, write_json
 from desi_fits_to_parquet.outcomes import OUTCOMES
 from desi_fits_to_parquet.paths import marker_path
+from desi_fits_to_parquet.records import tile_keys
 from desi_fits_to_parquet.run import panel as panels
 from desi_fits_to_parquet.run import summary as summaries
 from desi_fits_to_parquet.run import watch as watching
@@ -173,7 +174,7 @@ class Told:
         self.logger.addHandler(logging.StreamHandler(screen))
 
     def begin(self, jobid: int, rule: str, tile: Tile | None) -> None:
-        names = {k: str(v) for k, v in tile._asdict().items()} if tile else {}
+        names = {k: str(v) for k, v in tile_keys(tile).items()} if tile else {}
         self.logger.info("a job begins", extra={
             "event": LogEvent.JOB_INFO, "jobid": jobid, "rule_name": rule, "wildcards": names,
         })  # fmt: skip

@@ -20,7 +20,8 @@ import pytest
 from running import BUCKET, CORES, PREFIX, Work, checkout, folder_of, write_tile
 
 from desi_fits_to_parquet.outcomes import OUTCOMES
-from desi_fits_to_parquet.paths import marker_path, marker_tile, parquet_folder
+from desi_fits_to_parquet.paths import marker_path, parquet_folder
+from desi_fits_to_parquet.records import record_tile
 from desi_fits_to_parquet.run.markers import read_markers
 from desi_fits_to_parquet.run.repair import find_damaged
 from desi_fits_to_parquet.simulate.archive import flip_bit, truncate
@@ -72,7 +73,7 @@ class _Blocker(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        if f"/{BLOCKED.healpix}/" in self.path and "list-type" not in self.path:
+        if f"/{BLOCKED.number}/" in self.path and "list-type" not in self.path:
             self.answer(503, {}, b"<Error><Code>SlowDown</Code></Error>")
             return
         passed = {k: v for k, v in self.headers.items() if k.lower() in ("range", "if-match")}
@@ -325,7 +326,7 @@ def test_archive_that_does_not_answer_ends_the_run_in_one_line_with_its_address(
 
 
 def test_fits_that_a_killed_run_left_of_a_finished_tile_are_removed(work: Work, finished: Finished):
-    left = work.results / "fits" / PLAIN.survey / PLAIN.program / str(PLAIN.healpix)
+    left = work.results / "fits" / PLAIN.survey / PLAIN.program / str(PLAIN.number)
     left.mkdir(parents=True)
     (left / "download.json").write_text("{}")
     marker_path(work.results, SHUFFLED).unlink()  # something to do
@@ -396,7 +397,7 @@ def test_second_release_beside_the_first_has_results_of_its_own(
         subprocess.run(command, cwd=work.folder, check=True, timeout=200, capture_output=True)
     release = Work(work.folder / "results/dr2")
     markers = list(read_markers(release.folder))
-    assert [(marker_tile(m), m["outcome"]) for m in markers] == [(PLAIN, "converted")]
+    assert [(record_tile(m), m["outcome"]) for m in markers] == [(PLAIN, "converted")]
     assert markers[0]["sources"]["coadd"]["key"].startswith(prefix)
     kept = {path: d for path, d in work.parquet().items() if not path.startswith("dr2/")}
     assert kept == first

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from desi_fits_to_parquet.records import Marker
 from desi_fits_to_parquet.tile import Tile
 
 LOW_NOTE = ".disk_low"
@@ -16,27 +15,35 @@ FUSE_RECORD = "fuse.json"
 """What the fusion of a tile tells of itself, there too: it goes when the FITS go."""
 
 
+def fits_folder(results: Path, tile: Tile) -> Path:
+    """Folder of a tile's FITS, which goes when the tile is validated."""
+    return results / "fits" / tile.survey / tile.program / str(tile.number)
+
+
+def catalogue_folder(results: Path, survey: str, program: str) -> Path:
+    """Folder of the HATS catalogue that the tiles of a survey and program make."""
+    return results / "parquet" / f"{survey}-{program}"
+
+
+def partition(order: int, pixel: int) -> str:
+    """Folder of a HATS partition below `dataset/`.
+
+    Source: IVOA note "HATS", https://www.ivoa.net/documents/Notes/HATS/, section on the layout.
+    """
+    return f"Norder={order}/Dir={pixel // 10000 * 10000}/Npix={pixel}"
+
+
+def parquet_folder(results: Path, tile: Tile) -> Path:
+    """Folder of a tile's Parquet: a partition of its HATS catalogue."""
+    catalogue = catalogue_folder(results, tile.survey, tile.program)
+    return catalogue / "dataset" / partition(tile.order, tile.pixel)
+
+
 def parquet_path(tile: Tile, folder: Path) -> Path:
     """Return the path of the tile's Parquet file in its folder."""
     return folder / f"{tile.name}.parquet"
 
 
-def parquet_folder(results: Path, tile: Tile) -> Path:
-    """Folder of a tile's Parquet, in the Hive style that readers of the whole tree understand."""
-    return (
-        results
-        / "parquet"
-        / f"survey={tile.survey}"
-        / f"program={tile.program}"
-        / f"healpix={tile.healpix}"
-    )
-
-
 def marker_path(results: Path, tile: Tile) -> Path:
     """Path of a tile's marker, which holds its outcome."""
-    return results / "validated" / tile.survey / tile.program / f"{tile.healpix}.json"
-
-
-def marker_tile(marker: Marker) -> Tile:
-    """Return the tile that a marker is about."""
-    return Tile(marker["survey"], marker["program"], marker["healpix"])
+    return results / "validated" / tile.survey / tile.program / f"{tile.number}.json"

@@ -11,11 +11,13 @@ from desi_fits_to_parquet.tiles_csv import Source
 
 
 class TileKeys(TypedDict):
-    """Which tile it is."""
+    """Which tile it is; `healpix` is the number that DESI's names carry."""
 
     survey: str
     program: str
     healpix: int
+    order: int
+    pixel: int
 
 
 class FetchedSource(Source):
@@ -121,7 +123,20 @@ class Marker(TileKeys, TransferRecord, FusedRecord):
 
 def tile_keys(tile: Tile) -> TileKeys:
     """Return the keys that say which tile a record is of."""
-    return {"survey": tile.survey, "program": tile.program, "healpix": tile.healpix}
+    return {
+        "survey": tile.survey,
+        "program": tile.program,
+        "healpix": tile.number,
+        "order": tile.order,
+        "pixel": tile.pixel,
+    }
+
+
+def record_tile(record: TileKeys) -> Tile:
+    """Return the tile that a record is of."""
+    number, pixel = record["healpix"], record["pixel"]
+    layout = "healpix" if number == pixel else "uniqpix"
+    return Tile(record["survey"], record["program"], number, layout)
 
 
 def empty_download(tile: Tile) -> DownloadRecord:

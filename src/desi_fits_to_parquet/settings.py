@@ -12,6 +12,7 @@ class ArchiveSettings(TypedDict):
 
     bucket: str
     prefix: str
+    layout: Literal["auto", "healpix", "uniqpix"]
     region: str
     endpoint: str | None
     profile: str | None

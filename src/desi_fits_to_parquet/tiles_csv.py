@@ -1,5 +1,6 @@
 """The list of discovered tiles: what stands in the archive for each of them."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -26,25 +27,41 @@ Sources = dict[str, Source]
 MAX_PIXELS_BYTES = 16 << 20
 """All 49,152 pixels, each with a comment, are far less."""
 
+IDENTITY = ("survey", "program", "healpix", "order", "pixel")
+"""Fields that say which tile it is; `healpix` is the number that DESI's names carry."""
+
 HEADER = (
-    "survey",
-    "program",
-    "healpix",
+    *IDENTITY,
     *(f"{kind}_{field}" for kind in FILE_KINDS for field in ("key", "size", "etag")),
 )
 
 
 def write_tiles(path: Path, tiles: Mapping[Tile, Sources]) -> None:
-    """Write the list, sorted by survey, program and pixel: the same tiles give the same bytes."""
+    """Write the list, sorted by survey, program and number: the same tiles give the same bytes.
+
+    Its checksum is written beside it, in the form of `sha256sum`, so that a list that somebody
+    cut or changed is noticed.
+    """
     lines = [",".join(HEADER)]
     for tile in sorted(tiles):
         sources = tiles[tile]
-        row = [tile.survey, tile.program, str(tile.healpix)]
+        row = [tile.survey, tile.program, str(tile.number), str(tile.order), str(tile.pixel)]
         for kind in FILE_KINDS:
             source = sources.get(kind)
             row += [source["key"], str(source["size"]), source["etag"]] if source else ["", "", ""]
         lines.append(",".join(row))  # keys are checked when they are listed: no comma, no quote
-    write_atomically(path, "\n".join(lines) + "\n")
+    data = ("\n".join(lines) + "\n").encode()
+    new = f"{hashlib.sha256(data).hexdigest()}  {path.name}\n"
+    sums = sum_path(path)
+    # both sums, until the list has its name: a run killed in between finds one that agrees
+    write_atomically(sums, (sums.read_text() if sums.exists() else "") + new)
+    write_atomically(path, data)
+    write_atomically(sums, new)
+
+
+def sum_path(path: Path | str) -> Path:
+    """Return the path of the checksum of a list of tiles."""
+    return Path(f"{path}.sha256")
 
 
 def read_tiles(path: Path | str) -> dict[Tile, Sources]:
@@ -58,6 +75,11 @@ def read_tiles(path: Path | str) -> dict[Tile, Sources]:
     offsets = _find_lines(path)
     with Path(path).open("rb") as stream:
         return {tile: _parse(stream, offset) for tile, offset in offsets.items()}
+
+
+def read_layout(path: Path | str) -> str:
+    """Return the name of the layout of the archive that was listed; errors as `read_tiles`."""
+    return next(iter(_find_lines(path)), Tile("", "", 0)).layout
 
 
 def list_tiles(path: Path | str) -> list[Tile]:
@@ -108,16 +130,21 @@ def _find_unchanged(path: str, mtime_ns: int, size: int) -> dict[Tile, int]:
     """
     offsets = {}
     with Path(path).open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+        stream.seek(0)
         if stream.readline().decode("utf-8", "replace").rstrip("\n") != ",".join(HEADER):
             raise ValueError(f"{path}: not a list of tiles of this version; remove it to list anew")
+        sums = sum_path(path)
+        if not sums.is_file() or found not in sums.read_text("latin-1"):
+            raise ValueError(
+                f"{path}: its checksum is not that in {sums.name}: it was cut or changed; "
+                "remove it to list anew"
+            )
         offset = stream.tell()
-        for number, line in enumerate(stream, 2):
-            n_fields = line.count(b",") + 1
-            if n_fields != len(HEADER) or not line.endswith(b"\n"):
-                raise ValueError(f"{path}, line {number}: {n_fields} fields, "
-                                 f"expected {len(HEADER)} and the end of a line")  # fmt: skip
-            survey, program, healpix = line.decode().split(",", 3)[:3]
-            offsets[Tile(intern(survey), intern(program), int(healpix))] = offset
+        for line in stream:
+            survey, program, healpix, _, pixel = line.decode().split(",", 5)[:5]
+            layout = "healpix" if healpix == pixel else "uniqpix"
+            offsets[Tile(intern(survey), intern(program), int(healpix), layout)] = offset
             offset += len(line)
     return offsets
 
@@ -127,7 +154,7 @@ def _parse(stream: BinaryIO, offset: int) -> Sources:
     fields = stream.readline().decode().rstrip("\n").split(",")
     sources: Sources = {}
     for i, kind in enumerate(FILE_KINDS):
-        key, size, etag = fields[3 + 3 * i : 6 + 3 * i]
+        key, size, etag = fields[len(IDENTITY) + 3 * i :][:3]
         if key:
             sources[kind] = Source(key=key, size=int(size), etag=etag)
     return sources

@@ -20,11 +20,11 @@ from desi_fits_to_parquet.archive.errors import (
     SourceMissing,
     Unreachable,
 )
-from desi_fits_to_parquet.archive.keys import archive_address, parse_key, sort_by_kind
+from desi_fits_to_parquet.archive.keys import archive_address, sort_by_kind
 from desi_fits_to_parquet.archive.link import Link
-from desi_fits_to_parquet.archive.listing import open_listing
+from desi_fits_to_parquet.archive.listing import find_layout, open_listing
 from desi_fits_to_parquet.settings import Settings, TransferSettings
-from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.tile import Tile, parse_key
 from desi_fits_to_parquet.tiles_csv import Source, read_tiles
 
 CONNECTIONS = (1, 2, 4, 8, 16, 32)
@@ -118,7 +118,7 @@ def pick_objects(settings: Settings, tiles_csv: Path) -> list[Source]:
     if not coadds:
         raise NothingFound(
             f"{archive_address(settings['archive'])} holds no coadd of the configured tiles below "
-            f"{settings['archive']['prefix']}/healpix/: see the sections archive and tiles"
+            f"{settings['archive']['prefix']}: see the sections archive and tiles"
         )
     return sorted(coadds, key=lambda source: (-source["size"], source["key"]))[:N_OBJECTS]
 
@@ -127,7 +127,8 @@ def _list_some(settings: Settings) -> list[Source]:
     """List one group of pixels of each survey and program, until there are enough coadds."""
     archive, tiles = settings["archive"], settings["tiles"]
     list_folder = open_listing(archive)
-    root = f"{archive['prefix']}/healpix/"
+    layout = find_layout(archive, list_folder)
+    root = f"{archive['prefix']}/{layout.root}/"
     coadds: list[Source] = []
     for survey in tiles["surveys"]:
         for program in tiles["programs"]:
@@ -136,7 +137,7 @@ def _list_some(settings: Settings) -> list[Source]:
                 objects, _ = list_folder(f"{root}{survey}/{program}/{group}/")
                 folders: dict[Tile, list[Source]] = {}
                 for source in objects:
-                    tile = parse_key(source["key"], root)
+                    tile = parse_key(source["key"], archive["prefix"], layout)
                     if tile:
                         folders.setdefault(tile, []).append(source)
                 for tile, found in folders.items():

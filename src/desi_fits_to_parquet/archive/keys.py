@@ -1,11 +1,13 @@
-"""Names in the archive: addresses, folders and the files of a tile."""
+"""Names in the archive: its address, and which object is which of a tile's files."""
 
-import re
+import logging
 from collections.abc import Iterable
 
 from desi_fits_to_parquet.settings import ArchiveSettings
-from desi_fits_to_parquet.tile import FILE_KINDS, N_HEALPIX, PROGRAMS, SURVEYS, Tile
+from desi_fits_to_parquet.tile import Tile, is_checksum_list, kinds_by_name
 from desi_fits_to_parquet.tiles_csv import Source, Sources
+
+log = logging.getLogger(__name__)
 
 
 def archive_address(archive: ArchiveSettings) -> str:
@@ -23,41 +25,32 @@ def archive_address(archive: ArchiveSettings) -> str:
 
 def tile_prefix(archive: ArchiveSettings, tile: Tile) -> str:
     """Folder of a tile in the bucket, with a slash at its end."""
-    return f"{archive['prefix']}/healpix/{tile.folder}/"
+    return f"{archive['prefix']}/{tile.archive_folder}/"
 
 
 def sort_by_kind(tile: Tile, objects: Iterable[Source]) -> Sources:
-    """Say which of the objects in a tile's folder is which of its files; others are left out."""
-    names = {tile.file_name(kind): kind for kind in FILE_KINDS if kind != "sha256sum"}
-    lists = re.compile(rf"redux_[A-Za-z0-9.-]+_healpix_{tile.survey}_{tile.program}_"
-                       rf"{tile.healpix // 100}_{tile.healpix}\.sha256sum")  # fmt: skip
-    sources: Sources = {}
-    for source in objects:
-        name = source["key"].rpartition("/")[2]
-        kind = names.get(name) or ("sha256sum" if lists.fullmatch(name) else None)
-        if kind:
-            sources[kind] = source
-    return sources
+    """Say which of some objects is which of a tile's files; others are left out.
 
-
-_ODD = re.compile(r"[^A-Za-z0-9._/+=-]|\.\.")
-
-
-def parse_key(key: str, root: str) -> Tile | None:
-    """Return the tile in whose folder a key lies, or None where it is not in the layout.
-
-    The folder's name must be the pixel number as DESI writes it, within the group of its hundred.
+    Only what lies in the tile's folder itself counts: a copy in a folder below it is none of its
+    files. Where there are two lists of checksums, that of the production counts in whose folder
+    they lie. What is left out for that is named in a warning.
     """
-    match = re.match(r"([a-z0-9]+)/([a-z]+)/([0-9]{1,3})/([0-9]{1,5})/.", key.removeprefix(root))
-    if not key.startswith(root) or match is None or _ODD.search(key):
-        return None
-    survey, program, group, pixel = match.groups()
-    healpix = int(pixel)
-    if (
-        survey not in SURVEYS
-        or program not in PROGRAMS
-        or healpix >= N_HEALPIX
-        or (group, pixel) != (str(healpix // 100), str(healpix))
-    ):
-        return None
-    return Tile(survey, program, healpix)
+    kinds = kinds_by_name(tile)
+    sources: Sources = {}
+    for source in sorted(objects, key=lambda source: source["key"]):
+        folder, _, name = source["key"].rpartition("/")
+        kind = kinds.get(name) or ("sha256sum" if is_checksum_list(tile, name) else None)
+        if kind is None:
+            continue
+        if not f"/{folder}".endswith(f"/{tile.archive_folder}"):
+            log.warning("%s: not in the tile's folder, left out: %s", tile.name, source["key"])
+            continue
+        if kind in sources:
+            production = folder.removesuffix(f"/{tile.archive_folder}").rpartition("/")[2]
+            taken, left = sources[kind], source
+            if name == tile.checksum_name(production):
+                taken, left = left, taken
+            log.warning("%s: a second %s is left out: %s", tile.name, kind, left["key"])
+            source = taken
+        sources[kind] = source
+    return sources

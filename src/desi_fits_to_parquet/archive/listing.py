@@ -5,9 +5,10 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from desi_fits_to_parquet.archive.credentials import NoCredentials, open_session
-from desi_fits_to_parquet.archive.errors import ArchiveUnreachable
+from desi_fits_to_parquet.archive.errors import ArchiveUnreachable, NothingFound
 from desi_fits_to_parquet.archive.keys import archive_address
 from desi_fits_to_parquet.settings import ArchiveSettings
+from desi_fits_to_parquet.tile import LAYOUTS, Layout
 from desi_fits_to_parquet.tiles_csv import Source
 
 LISTERS = 16
@@ -110,6 +111,34 @@ def open_listing(archive: ArchiveSettings) -> Listing:
             request["ContinuationToken"] = token
 
     return list_folder
+
+
+def find_layout(archive: ArchiveSettings, list_folder: Listing) -> Layout:
+    """Return the archive's layout: the configured one, or that whose folder the prefix holds.
+
+    Raises
+    ------
+    ArchiveUnreachable
+        Where the archive does not answer, or has no such bucket.
+    NothingFound
+        Where `archive.layout` is `auto` and the prefix holds no such folder, or several.
+    """
+    if archive["layout"] != "auto":
+        return LAYOUTS[archive["layout"]]
+    _, folders = list_folder(f"{archive['prefix']}/", level=True, tries=1)
+    there = [layout for layout in LAYOUTS.values() if layout.root in folders]
+    if len(there) == 1:
+        return there[0]
+    address = archive_address(archive)
+    roots = [f"{archive['prefix']}/{layout.root}/" for layout in there or LAYOUTS.values()]
+    if there:
+        raise NothingFound(
+            f"{address} has the folders {' and '.join(roots)}: say with archive.layout which of "
+            f"{', '.join(layout.name for layout in there)} to read"
+        )
+    raise NothingFound(
+        f"{address} has no folder {' or '.join(roots)}: see archive.bucket and archive.prefix"
+    )
 
 
 class _NoListing(Exception):

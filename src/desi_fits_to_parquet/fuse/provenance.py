@@ -7,7 +7,7 @@ from desi_fits_to_parquet import __version__
 from desi_fits_to_parquet.columns import kinds_used
 from desi_fits_to_parquet.formats.fits import Fits
 from desi_fits_to_parquet.record.schema import FINGERPRINT_KEY, Field, fingerprint, votable
-from desi_fits_to_parquet.records import DownloadRecord
+from desi_fits_to_parquet.records import DownloadRecord, tile_keys
 from desi_fits_to_parquet.settings import Settings
 from desi_fits_to_parquet.tile import Tile
 
@@ -47,9 +47,7 @@ def file_metadata(
     provenance = {
         "project": "desi-fits-to-parquet",
         "version": __version__,
-        "survey": tile.survey,
-        "program": tile.program,
-        "healpix": tile.healpix,
+        **tile_keys(tile),
         "sources": {
             kind: {key: sources[kind][key] for key in ("key", "etag", "sha256")}
             for kind in kinds_used(settings)

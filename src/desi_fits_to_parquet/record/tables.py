@@ -69,7 +69,7 @@ def read_tables(
     arrays: dict[str, pa.Array] = {
         "survey": strings([tile.survey.encode()] * n),
         "program": strings([tile.program.encode()] * n),
-        "healpix": numbers(pa.int32(), np.full(n, tile.healpix, np.int32)),
+        "healpix": numbers(pa.int32(), np.full(n, tile.pixel, np.int32)),
     }
     by_table: dict[tuple[str, str], list[Field]] = {}
     for field in fields:

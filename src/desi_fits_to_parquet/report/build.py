@@ -27,23 +27,13 @@ from desi_fits_to_parquet.settings import Settings
 from desi_fits_to_parquet.tiles_csv import list_tiles
 
 
-def build_report(
-    tiles_csv: Path,
-    markers_folder: Path,
-    parquet_folder: Path,
-    report_folder: Path,
-    settings: Settings,
-) -> dict[str, Any]:
+def build_report(results: Path, report_folder: Path, settings: Settings) -> dict[str, Any]:
     """Write every file of the report: `report_files.TABLES` and `report_files.PAGES`.
 
     Parameters
     ----------
-    tiles_csv
-        The discovered tiles.
-    markers_folder
-        Holds every tile's marker, `{survey}/{program}/{healpix}.json`.
-    parquet_folder
-        Holds the Parquet files, from which the figures of the spectra are drawn.
+    results
+        The results folder: the list of tiles, every tile's marker and Parquet.
     report_folder
         Where the files are written; made where it is missing.
     settings
@@ -61,8 +51,8 @@ def build_report(
     RuntimeError
         Where totals are not the sums over the markers.
     """
-    tiles = list_tiles(tiles_csv)
-    rows, left = table_rows(tiles, markers_folder)
+    tiles = list_tiles(results / "tiles.csv")
+    rows, left = table_rows(tiles, results / "validated")
     table = write_tiles(rows, report_folder / "tiles.parquet")
     summary = add_up(table, left)
     write_json(report_folder / "summary.json", summary)
@@ -79,7 +69,7 @@ def build_report(
     write_atomically(report_folder / "landing.rst", landing_text(summary, settings))
 
     frame = table.drop_columns(["bytes_causes"]).to_pandas()
-    sample = read_sample(frame, parquet_folder)
+    sample = read_sample(frame, results)
     drawings: dict[str, Callable[[], Figure]] = {
         "reduction.svg": lambda: figures.draw_reduction(frame, summary),
         "waterfall.svg": lambda: figures.draw_waterfall(summary),

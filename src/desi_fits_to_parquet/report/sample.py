@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from desi_fits_to_parquet.paths import parquet_folder, parquet_path
+from desi_fits_to_parquet.records import TileKeys, record_tile
 
 N_FILES = 1000
 """Files of which the scalar columns are read; the report says how many there are."""
@@ -52,15 +55,15 @@ class Sample(NamedTuple):
     n_converted: int
 
 
-def read_sample(tiles: pd.DataFrame, parquet_folder: Path) -> Sample:
+def read_sample(tiles: pd.DataFrame, results: Path) -> Sample:
     """Read rows of at most `N_FILES` converted tiles, spread evenly over the run.
 
     Parameters
     ----------
     tiles
         The tiles' table.
-    parquet_folder
-        Holds the Parquet files in hive-style folders.
+    results
+        The results folder, which holds the Parquet files.
 
     Raises
     ------
@@ -68,8 +71,9 @@ def read_sample(tiles: pd.DataFrame, parquet_folder: Path) -> Sample:
         Where a file cannot be read as Parquet; the message names it.
     """
     converted = tiles[tiles.outcome == "converted"]
-    names = list(zip(converted.survey, converted.program, converted.healpix, strict=True))
-    paths = [_parquet_path(parquet_folder, *name) for name in _spread(names, N_FILES)]
+    identity = converted[list(TileKeys.__annotations__)].to_dict("records")
+    chosen = [record_tile(cast("TileKeys", record)) for record in _spread(identity, N_FILES)]
+    paths = [parquet_path(tile, parquet_folder(results, tile)) for tile in chosen]
     paths = [path for path in paths if path.exists()]
     rows = [_read_scalars(path) for path in paths]
     measured = [_measure(path) for path in _spread(paths, N_MEASURED_FILES)]
@@ -95,11 +99,6 @@ def read_spectrum(path: str, row_group: int, row: int) -> list[Spectrum]:
 def spectrum_prefixes(names: Sequence[str]) -> list[str]:
     """Give what stands before `flux` in the columns: nothing, or one of `b_`, `r_`, `z_` each."""
     return [prefix for prefix in ("", "b_", "r_", "z_") if f"{prefix}flux" in names]
-
-
-def _parquet_path(folder: Path, survey: str, program: str, healpix: int) -> Path:
-    name = f"{survey}-{program}-{healpix}.parquet"
-    return folder / f"survey={survey}" / f"program={program}" / f"healpix={healpix}" / name
 
 
 def _spread(items: Sequence[Any], most: int) -> list[Any]:

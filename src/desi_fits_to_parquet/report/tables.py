@@ -11,12 +11,15 @@ import pyarrow.parquet as pq
 
 from desi_fits_to_parquet.files import atomic_path
 from desi_fits_to_parquet.outcomes import ADVICE, FAILED_OUTCOMES, OUTCOMES
+from desi_fits_to_parquet.records import record_tile
 from desi_fits_to_parquet.tile import Tile
 
 COLUMNS = (
     ("survey", pa.string(), "", "survey of the tile"),
     ("program", pa.string(), "", "program of the tile"),
-    ("healpix", pa.int32(), "", "HEALPix pixel at nside 64, NESTED"),
+    ("healpix", pa.int32(), "", "number of the tile in DESI's names: HEALPix pixel, or uniqpix"),
+    ("order", pa.int32(), "", "HEALPix order of the tile; 6 is nside 64"),
+    ("pixel", pa.int32(), "", "HEALPix pixel of the tile in that order, NESTED"),
     ("outcome", pa.string(), "", "the one outcome of the tile"),
     ("reason", pa.string(), "", "sentence that says why the tile failed; empty if it did not"),
     ("n_targets", pa.int64(), "", "targets in the tile's redrock file; null where unknown"),
@@ -100,17 +103,18 @@ def table_rows(tiles: Sequence[Tile], folder: Path) -> tuple[list[dict[str, Any]
         Where a tile has no marker, or a marker is broken or contradicts itself or its path.
     """
     found = {
-        Tile(path.parent.parent.name, path.parent.name, int(path.stem)): path
+        (path.parent.parent.name, path.parent.name, int(path.stem)): path
         for path in folder.glob("*/*/*.json")
     }
-    missing = [tile for tile in tiles if tile not in found]
+    missing = [tile for tile in tiles if tile[:3] not in found]
     if missing:
         raise ValueError(
             f"{folder}: {len(missing)} of {len(tiles)} discovered tiles have no marker: "
             f"{_named(missing)}; run the workflow to its end, then make the report again"
         )
-    rows = [_row(tile, found[tile]) for tile in tiles]
-    return rows, sorted(found.keys() - set(tiles))
+    rows = [_row(tile, found[tile[:3]]) for tile in tiles]
+    left = found.keys() - {tile[:3] for tile in tiles}
+    return rows, sorted(Tile(*names) for names in left)
 
 
 def _row(tile: Tile, path: Path) -> dict[str, Any]:
@@ -122,7 +126,7 @@ def _row(tile: Tile, path: Path) -> dict[str, Any]:
     absent = [name for name in (*_COPIED, "audit") if name not in marker]
     if absent:
         raise ValueError(f"{path}: the marker lacks {', '.join(absent)}; delete it and run again")
-    stated = Tile(marker["survey"], marker["program"], marker["healpix"])
+    stated = record_tile(marker)
     if stated != tile:
         raise ValueError(f"{path}: the marker says that it is of {stated.name}")
     outcome, size = marker["outcome"], marker["bytes_parquet"]

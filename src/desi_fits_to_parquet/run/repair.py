@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from desi_fits_to_parquet.files import sha256_of
 from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES
-from desi_fits_to_parquet.paths import marker_path, marker_tile, parquet_folder
-from desi_fits_to_parquet.records import Marker
-from desi_fits_to_parquet.run.markers import read_markers
+from desi_fits_to_parquet.paths import fits_folder, marker_path, parquet_folder
+from desi_fits_to_parquet.records import Marker, record_tile
+from desi_fits_to_parquet.run.markers import layout_of, read_markers
 from desi_fits_to_parquet.tile import Tile
 
 
@@ -24,7 +24,7 @@ class Finding(NamedTuple):
 def find_failed(results: Path) -> list[Finding]:
     """Return the tiles whose outcome is a failure, with outcome and reason."""
     return [
-        Finding(marker_tile(marker), f"{marker['outcome']}: {marker['reason']}")
+        Finding(record_tile(marker), f"{marker['outcome']}: {marker['reason']}")
         for marker in read_markers(results)
         if marker["outcome"] in FAILED_OUTCOMES
     ]
@@ -58,7 +58,7 @@ def find_damaged(results: Path, threads: int = 4, progress: bool = True) -> list
 
 
 def _damage(results: Path, marker: Marker) -> Finding | None:
-    tile = marker_tile(marker)
+    tile = record_tile(marker)
     folder = parquet_folder(results, tile)
     expected = {f"{tile.name}.parquet"} if marker["sha256"] else set()
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
@@ -91,9 +91,10 @@ def clear_tile(results: Path, tile: Tile) -> None:
 
 def find_leftovers(results: Path) -> Iterator[Tile]:
     """Return the tiles that are done and have FITS still: a run that was killed leaves them."""
+    layout = layout_of(results / "tiles.csv")
     for path in (results / "fits").glob("*/*/*"):
         survey, program, name = path.relative_to(results / "fits").parts
-        tile = Tile(survey, program, int(name)) if name.isdecimal() else None
+        tile = Tile(survey, program, int(name), layout) if name.isdecimal() else None
         if tile and marker_path(results, tile).exists():
             yield tile
 
@@ -114,6 +115,6 @@ def remove_leftovers(results: Path, busy: Collection[Tile]) -> None:
 
 
 def _clear_temporary(results: Path, tile: Tile) -> None:
-    fits = results / "fits" / tile.survey / tile.program / str(tile.healpix)
+    fits = fits_folder(results, tile)
     if fits.exists():
         shutil.rmtree(fits)

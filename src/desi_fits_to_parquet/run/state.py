@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from desi_fits_to_parquet.paths import LOW_NOTE, marker_path
-from desi_fits_to_parquet.run.markers import Brief, read_brief, read_briefs, read_names
+from desi_fits_to_parquet.run.markers import Brief, layout_of, read_brief, read_briefs, read_names
 from desi_fits_to_parquet.run.summary import N_PROBLEMS, Run, Summary, summarize
-from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.tile import Tile, tile_of
 
 TILE_RULES = ("download_tile", "fuse_tile", "validate_tile")
 
@@ -75,7 +75,7 @@ def new_state(results: Path, recent_s: float) -> State:
 
 def read_results(state: State) -> None:
     """Read all markers, and the list of the discovered tiles."""
-    state.briefs, state.broken = read_briefs(state.results / "validated")
+    state.briefs, state.broken = read_briefs(state.results)
     _read_list(state)
 
 
@@ -94,8 +94,7 @@ def begin_job(state: State, event: Mapping[str, Any]) -> None:
     """Take note of a job that begins."""
     tile = None
     if event["rule_name"] in TILE_RULES:
-        names = event["wildcards"]
-        tile = Tile(names["survey"], names["program"], int(names["healpix"]))
+        tile = tile_of(event["wildcards"], layout_of(state.results / "tiles.csv"))
     state.jobs[event["jobid"]] = event["rule_name"], tile
 
 

@@ -117,7 +117,7 @@ class Summary(NamedTuple):
 def summarize_results(results: Path, now: float | None = None) -> Summary:
     """Read the state of a results folder, also while a run works in it."""
     tiles = read_names(results / "tiles.csv")
-    briefs, broken = read_briefs(results / "validated")
+    briefs, broken = read_briefs(results)
     if tiles is not None:  # others may be of an earlier list
         briefs = {tile: brief for tile, brief in briefs.items() if tile in tiles}
     run = read_run(results)

@@ -36,7 +36,7 @@ def simulate_demo_archive(
     Parameters
     ----------
     folder
-        Root of the archive; files go to `<folder>/<prefix>/healpix/<tile.folder>/`.
+        Root of the archive; files go to `<folder>/<prefix>/<tile.archive_folder>/`.
     seed
         Seed; the same arguments give the same bytes.
     prefix
@@ -51,7 +51,7 @@ def simulate_demo_archive(
     for tile in _demo_plan():
         done = mend_demo_tile(folder, tile, seed, prefix)
         expected[tile] = "converted" if done.n_quasars else "no_targets"
-        fault = _DEMO_FAULTS.get(tile.healpix) if tile[:2] == ("main", "dark") else None
+        fault = _DEMO_FAULTS.get(tile.number) if tile[:2] == ("main", "dark") else None
         if fault == "redrock is missing":
             (done.folder / tile.file_name("redrock")).unlink()
         elif fault == "coadd is missing":
@@ -69,7 +69,7 @@ def mend_demo_tile(folder: Path, tile: Tile, seed: int = 1, prefix: str = DEMO_P
     """Write a tile of the demo's archive without its fault; see `simulate_demo_archive`."""
     return simulate_tile(
         tile,
-        folder / prefix / "healpix" / tile.folder,
+        folder / prefix / tile.archive_folder,
         seed=seed,
         production=prefix.rsplit("/", 1)[-1],
         exposures_per_target=2,

@@ -31,7 +31,7 @@ from desi_fits_to_parquet.simulate.tables import (
     table_columns,
 )
 from desi_fits_to_parquet.simulate.targets import Array, Targets, Values, random_stream
-from desi_fits_to_parquet.tile import NSIDE, Tile
+from desi_fits_to_parquet.tile import Tile
 
 MaskForm = Literal["int32", "unsigned", "compressed", "compressed_unsigned"]
 
@@ -81,14 +81,14 @@ def write_coadd(
     """
     instrument = make_instrument()
     count = len(targets.role)
-    masks = draw_masks(instrument, targets.broken, random_stream(seed, "masks", *tile))
+    masks = draw_masks(instrument, targets.broken, random_stream(seed, "masks", *tile[:3]))
     zero = _BZERO if mask_form.endswith("unsigned") else 0
     heaps = _compress_masks(masks, zero) if mask_form.startswith("compressed") else {}
-    rng = random_stream(seed, "spectra", *tile)
-    blurring = random_stream(seed, "resolution", *tile).random(count)
+    rng = random_stream(seed, "spectra", *tile[:3])
+    blurring = random_stream(seed, "resolution", *tile[:3]).random(count)
     brightness = {band: np.zeros(count) for band in _BANDS}
     npixels = np.zeros(count, np.int64)
-    depth = depth_values(targets, random_stream(seed, "depth", *tile))
+    depth = depth_values(targets, random_stream(seed, "depth", *tile[:3]))
     scores = dict(depth)
     for arm in ARMS:
         for name in ("INTEG_COADD_FLUX", "MEDIAN_COADD_FLUX", "MEDIAN_COADD_SNR"):
@@ -100,7 +100,7 @@ def write_coadd(
             band: flux * 1e-17 * _BANDS[band] ** 2 / _LIGHT / _NANOMAGGY
             for band, flux in brightness.items()
         }
-        rng = random_stream(seed, "fibermap", *tile)
+        rng = random_stream(seed, "fibermap", *tile[:3])
         fibermap, exp_fibermap = fibermaps(tile, targets, nanomaggy, rng)
         tables = {"FIBERMAP": fibermap, "EXP_FIBERMAP": exp_fibermap, "SCORES": scores}
         encoded = {
@@ -306,10 +306,11 @@ def primary_cards(tile: Tile, production: str, *more: tuple[str, Value]) -> byte
 def _tile_keys(tile: Tile) -> list[tuple[str, Value]]:
     return [
         ("LONGSTRN", "OGIP 1.0"),
-        ("SPGRP", "healpix"),
-        ("SPGRPVAL", tile.healpix),
-        ("HPXPIXEL", tile.healpix),
-        ("HPXNSIDE", NSIDE),
+        ("SPGRP", tile.layout),
+        ("SPGRPVAL", tile.number),
+        *((("UNIQPIX", tile.number),) if tile.layout == "uniqpix" else ()),
+        ("HPXPIXEL", tile.pixel),
+        ("HPXNSIDE", 1 << tile.order),
         ("HPXNEST", True),
         ("SURVEY", tile.survey),
         ("PROGRAM", tile.program),

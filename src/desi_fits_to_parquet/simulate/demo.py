@@ -100,20 +100,21 @@ def print_quasars(results: Path, count: int = 5) -> None:
     import pyarrow.dataset as ds
 
     columns = ["survey", "program", "healpix", "targetid", "z", "flux_r"]
-    quasars = ds.dataset(results / "parquet").to_table(columns=columns)
+    files = sorted(map(str, (results / "parquet").glob("**/*.parquet")))
+    quasars = ds.dataset(files).to_table(columns=columns)
     say(f"\nThe {count} brightest, from {results}/parquet")
     say(f"  {'tile':18s} {'targetid':>18s} {'z':>7s} {'flux_r':>8s}")
     for row in quasars.sort_by([("flux_r", "descending")]).slice(0, count).to_pylist():
-        tile = Tile(row["survey"], row["program"], row["healpix"])
-        say(f"  {tile.name:18s} {row['targetid']:18d} {row['z']:7.4f} {row['flux_r']:8.2f}")
+        name = f"{row['survey']}-{row['program']}-{row['healpix']}"
+        say(f"  {name:18s} {row['targetid']:18d} {row['z']:7.4f} {row['flux_r']:8.2f}")
 
 
 def compare_outcomes(results: Path, expected: Mapping[Tile, str]) -> int:
     """Compare each tile's outcome with what was built into the archive; return the exit code."""
-    from desi_fits_to_parquet.paths import marker_tile
+    from desi_fits_to_parquet.records import record_tile
     from desi_fits_to_parquet.run.markers import read_markers
 
-    found = {marker_tile(marker): marker["outcome"] for marker in read_markers(results)}
+    found = {record_tile(marker): marker["outcome"] for marker in read_markers(results)}
     for tile in sorted(expected.keys() | found.keys()):
         if expected.get(tile) != found.get(tile):
             say(f"{tile.name}: expected {expected.get(tile)}, found {found.get(tile)}")

@@ -198,7 +198,7 @@ def fibermaps(
         "SUBPRIORITY": subpriority,
         "OBSCONDITIONS": np.full(count, {"dark": 1, "bright": 4}.get(tile.program, 516)),
         "RELEASE": np.where(role == "unassigned", 0, 9010),
-        "BRICKID": np.where(role == "unassigned", 0, 200_000 + tile.healpix),
+        "BRICKID": np.where(role == "unassigned", 0, targets.targetid >> 22 & 0xFFFFF),
         "BRICK_OBJID": np.where(role == "unassigned", 0, targets.targetid % (1 << 22)),
         "MORPHTYPE": np.select([sky, point], ["", "PSF"], rng.choice(["REX", "DEV", "SER"], count)),
         **photometry,

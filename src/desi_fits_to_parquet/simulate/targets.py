@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from desi_fits_to_parquet.tile import NSIDE, Tile
+from desi_fits_to_parquet.tile import Tile
 
 Array = npt.NDArray[Any]
 
@@ -93,9 +93,9 @@ def draw_targets(
             "a tile needs n_targets >= 1, exposures_per_target >= 1 and quasar_share in 0 to 1, "
             f"not {n_targets}, {exposures_per_target} and {quasar_share}"
         )
-    rng = random_stream(seed, "targets", *tile)
+    rng = random_stream(seed, "targets", *tile[:3])
     role = rng.permutation(_roles(tile.program, n_targets, quasar_share))
-    targetid, ra, dec = _positions(tile.healpix, n_targets, seed)
+    targetid, ra, dec = _positions(tile, n_targets, seed)
     sky = np.isin(role, ("sky", "sky_quasar"))
     targetid = np.where(sky, targetid | 1 << 59, targetid)
     # positioners that are stuck have no target of their own: their numbers are negative
@@ -142,18 +142,34 @@ def _roles(program: str, count: int, quasar_share: float) -> list[str]:
     return roles + ["galaxy"] * (rest - stars) + ["star"] * stars
 
 
-def _positions(healpix: int, count: int, seed: int) -> tuple[Array, Array, Array]:
+def brick_of(ra: Array, dec: Array) -> Array:
+    """Return the brick of 0.25 deg that a position (ICRS, deg) lies in, rows from south to north.
+
+    Real BRICKIDs are numbered so (`desiutil.brick`), but for a few columns a row: TARGETIDs, which
+    begin with them, are in no order of HEALPix.
+    """
+    rows = np.arange(720)
+    columns = np.ceil(1440 * np.cos(np.radians((rows + 0.5) / 4 - 90))).astype(np.int64)
+    first = np.cumsum(columns) - columns
+    row = np.clip(np.floor((dec + 90) * 4).astype(np.int64), 0, 719)
+    bricks: Array = 1 + first[row] + np.floor(ra % 360 / 360 * columns[row]).astype(np.int64)
+    return bricks
+
+
+def _positions(tile: Tile, count: int, seed: int) -> tuple[Array, Array, Array]:
     """TARGETID and position (ICRS, deg) of the targets that a pixel can have."""
     from astropy import units
     from astropy_healpix import HEALPix
 
-    rng = random_stream(seed, "pixel", healpix)
-    grid = HEALPix(nside=NSIDE, order="nested")
+    rng = random_stream(seed, "pixel", tile.number)
+    grid = HEALPix(nside=1 << tile.order, order="nested")
     # the fractions stay off the pixel's edge, where rounding could move a target out
     dx, dy = rng.uniform(0.01, 0.99, (2, count))
-    ra, dec = grid.healpix_to_lonlat(np.full(count, healpix), dx, dy)
-    targetid = (9010 << 42) | ((200_000 + healpix) << 22) | (1 + np.arange(count) * 3)
-    return targetid, ra.to_value(units.deg), dec.to_value(units.deg)
+    ra, dec = grid.healpix_to_lonlat(np.full(count, tile.pixel), dx, dy)
+    ra, dec = ra.to_value(units.deg), dec.to_value(units.deg)
+    # tiles share bricks, so the number within a brick is made of that of the tile
+    number = (tile.number % 1024 << 12) + np.arange(count) % (1 << 12)
+    return (9010 << 42) | (brick_of(ra, dec) << 22) | number, ra, dec
 
 
 def _draw_exposures(

@@ -125,7 +125,7 @@ def simulate_tile(
     observed = write_coadd(coadd, tile, production, targets, seed, mask_form)
     if "coadd" not in kinds:  # the other files need its spectra
         coadd.unlink()
-    fitted = redshifts(targets, observed.npixels, random_stream(seed, "redrock", *tile))
+    fitted = redshifts(targets, observed.npixels, random_stream(seed, "redrock", *tile[:3]))
     order = np.roll(np.arange(n_targets), 1 if shuffle_redrock else 0)
 
     def reorder(values: Values) -> Values:
@@ -150,14 +150,14 @@ def simulate_tile(
             folder / tile.file_name("rrdetails"),
             reorder(fitted),
             scan_step,
-            random_stream(seed, "rrdetails", *tile),
+            random_stream(seed, "rrdetails", *tile[:3]),
         )
     if "emline" in kinds:
-        rng = random_stream(seed, "emline", *tile)
+        rng = random_stream(seed, "emline", *tile[:3])
         lines = emission_lines(targets, fitted, observed.fibermap, observed.flux_r, rng)
         path = folder / tile.file_name("emline")
         _write_tables(path, "emline", primary_cards(tile, production), tile, {"EMLINEFIT": lines})
-    rng = random_stream(seed, "afterburners", *tile)
+    rng = random_stream(seed, "afterburners", *tile[:3])
     own_bits = own_target_column(tile.survey)
     mgii, network = quasar_afterburners(targets, fitted, observed.fibermap, own_bits, rng)
     for kind, extname, values in (("qso_mgii", "MGII", mgii), ("qso_qn", "QN_RR", network)):
@@ -215,9 +215,7 @@ def _exposure_list(tile: Tile, targets: Targets) -> str:
         night, expid, tileid, petal = (
             exposures[name][i] for name in ("NIGHT", "EXPID", "TILEID", "PETAL_LOC")
         )
-        lines.append(
-            f"{night},{expid},{tileid},{tile.survey},{tile.program},{petal},{tile.healpix}"
-        )
+        lines.append(f"{night},{expid},{tileid},{tile.survey},{tile.program},{petal},{tile.number}")
     return "\n".join(lines) + "\n"
 
 
