@@ -26,6 +26,7 @@ from pathlib import Path
 from needs import check_needs
 
 from desi_fits_to_parquet.paths import marker_path, parquet_folder
+from desi_fits_to_parquet.records import tile_keys
 from desi_fits_to_parquet.tiles_csv import list_tiles
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -42,7 +43,7 @@ def discover_tiles(archive, tiles, sample, out_csv):
     found = {}
     for healpix in range(int(os.environ["BENCHMARK_TILES"])):
         tile = Tile("main", "dark", healpix)
-        folder = f"{archive['prefix']}/healpix/{tile.folder}"
+        folder = f"{archive['prefix']}/{tile.archive_folder}"
         found[tile] = {
             kind: {"key": f"{folder}/{tile.file_name(kind)}", "size": 227 << 20,
                    "etag": f"{healpix:032x}"}
@@ -96,7 +97,7 @@ REPORT = """
 from pathlib import Path
 
 
-def build_report(tiles_csv, markers_folder, parquet_folder, report_folder, settings):
+def build_report(results, report_folder, settings):
     from desi_fits_to_parquet.report.files import PAGES, TABLES
     report_folder.mkdir(exist_ok=True)
     for name in [*TABLES, *(page.file for page in PAGES)]:
@@ -260,9 +261,12 @@ def measure_verify(folder: Path, tiles: int) -> dict[str, float]:
         with paths[-1].open("wb") as stream:
             stream.write(data)
             os.fsync(stream.fileno())
-        marker = tile._asdict() | {
-            "outcome": "converted", "sha256": sha256(data).hexdigest(), "bytes_parquet": len(data),
-        }  # fmt: skip
+        marker = {
+            **tile_keys(tile),
+            "outcome": "converted",
+            "sha256": sha256(data).hexdigest(),
+            "bytes_parquet": len(data),
+        }
         marker_path(results, tile).parent.mkdir(parents=True, exist_ok=True)
         marker_path(results, tile).write_text(json.dumps(marker))
     megabytes = sum(path.stat().st_size for path in paths) / 1e6

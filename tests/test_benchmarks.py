@@ -1,5 +1,6 @@
 """Benchmarks begin where all is there that they need, and measure the code as it is laid out."""
 
+import ast
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -45,6 +46,11 @@ def test_a_benchmark_looks_for_what_it_needs_before_all_else(
         module.main()
 
 
+def arguments_of(source: str) -> dict[str, list[str]]:
+    functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    return {node.name: [argument.arg for argument in node.args.args] for node in functions}
+
+
 @pytest.mark.parametrize("form", ["shell", "python"])
 def test_the_stand_ins_of_the_scale_benchmark_replace_what_is_there(
     benchmark: Any, tmp_path: Path, form: str
@@ -53,6 +59,10 @@ def test_the_stand_ins_of_the_scale_benchmark_replace_what_is_there(
     scale.put_stand_ins(tmp_path, form)
     report = tmp_path / scale.PACKAGE / "report/build.py"
     assert report.read_text() == scale.REPORT
-    assert (REPOSITORY / scale.PACKAGE / "report/build.py").is_file()
+    stand_ins = {"discover.py": scale.LISTING, "report/build.py": scale.REPORT, **scale.PYTHON}
+    for module, text in stand_ins.items():
+        real = arguments_of((REPOSITORY / scale.PACKAGE / module).read_text())
+        for function, arguments in arguments_of(text).items():
+            assert real[function] == arguments, function
     for rule in scale.SHELL if form == "shell" else ():
         assert f"{rule}.sh" in (tmp_path / f"rules/{rule}.smk").read_text()
