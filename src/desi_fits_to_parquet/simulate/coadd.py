@@ -10,6 +10,7 @@ import numpy.typing as npt
 from desi_fits_to_parquet.formats.fits_header import Value, format_card, padded
 from desi_fits_to_parquet.formats.fits_sums import ones_complement_sum
 from desi_fits_to_parquet.formats.fits_write import close_header
+from desi_fits_to_parquet.simulate.fibermap import depth_values, fibermaps
 from desi_fits_to_parquet.simulate.spectra import (
     ARMS,
     N_DIAGONALS,
@@ -24,12 +25,7 @@ from desi_fits_to_parquet.simulate.spectra import (
     quasar_spectrum,
     star_spectrum,
 )
-from desi_fits_to_parquet.simulate.tables import (
-    depth_values,
-    encode_table,
-    fibermaps,
-    table_columns,
-)
+from desi_fits_to_parquet.simulate.tables import encode_table, table_columns
 from desi_fits_to_parquet.simulate.targets import Array, Targets, Values, random_stream
 from desi_fits_to_parquet.tile import Tile
 

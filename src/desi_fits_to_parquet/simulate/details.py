@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from desi_fits_to_parquet.simulate.coadd import _BLOCK_TARGETS
-from desi_fits_to_parquet.simulate.tables import N_COEFF, TEMPLATES, ZWARN
+from desi_fits_to_parquet.simulate.redrock import N_COEFF, TEMPLATES, ZWARN
 from desi_fits_to_parquet.simulate.targets import Array, Values
 
 # Redshifts that redrock's templates are scanned at: first, last, number.

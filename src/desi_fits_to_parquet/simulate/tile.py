@@ -18,16 +18,11 @@ import numpy.typing as npt
 from desi_fits_to_parquet.files import sha256_of
 from desi_fits_to_parquet.formats.fits_header import Value, pad_header, padded
 from desi_fits_to_parquet.formats.fits_write import write_hdu
+from desi_fits_to_parquet.simulate.afterburners import emission_lines, quasar_afterburners
 from desi_fits_to_parquet.simulate.coadd import MaskForm, primary_cards, table_end, write_coadd
 from desi_fits_to_parquet.simulate.details import write_rrdetails
-from desi_fits_to_parquet.simulate.tables import (
-    TEMPLATES,
-    emission_lines,
-    encode_table,
-    quasar_afterburners,
-    redshifts,
-    table_columns,
-)
+from desi_fits_to_parquet.simulate.redrock import TEMPLATES, redshifts
+from desi_fits_to_parquet.simulate.tables import encode_table, table_columns
 from desi_fits_to_parquet.simulate.targets import (
     Targets,
     Values,
