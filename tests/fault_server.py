@@ -6,6 +6,7 @@ for each request which fault to commit, if any; see `FAULTS`.
 
 import hashlib
 import socket
+import ssl
 import struct
 import threading
 from collections import Counter
@@ -245,12 +246,19 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serve(objects: dict[str, bytes], bucket: str = "desidata") -> Iterator[Service]:
-    """Run the service in a thread of this process."""
+def serve(
+    objects: dict[str, bytes],
+    bucket: str = "desidata",
+    context: ssl.SSLContext | None = None,
+) -> Iterator[Service]:
+    """Run the service in a thread of this process; over TLS where a context is given."""
     service = Service(bucket, objects)
     handler = type("Handler", (_Handler,), {"service": service})
     with _Server(("127.0.0.1", 0), handler) as server:
         service.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+        if context:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+            service.endpoint = service.endpoint.replace("http", "https")
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:

@@ -14,7 +14,7 @@ from fault_server import Service, serve
 from running import checkout
 from simulated_archive import list_sources, simulate_objects
 
-from desi_fits_to_parquet.archive.credentials import NoCredentials
+from desi_fits_to_parquet.archive.credentials import NoAccess
 from desi_fits_to_parquet.archive.errors import ArchiveUnreachable, Unreachable
 from desi_fits_to_parquet.archive.link import Link
 from desi_fits_to_parquet.config import ConfigError, load_config
@@ -151,7 +151,7 @@ def test_a_profile_without_keys_stops_with_its_name_before_any_request(
     with pytest.raises(ArchiveUnreachable, match=f"archive.profile.*{profile}"):
         reach(settings, service, tmp_path / "fits", profile)
     archive = settings["archive"] | {"endpoint": service.endpoint, "profile": profile}
-    with pytest.raises(NoCredentials, match=f"archive.profile.*{profile}"):
+    with pytest.raises(NoAccess, match=f"archive.profile.*{profile}"):
         Link(archive, settings["transfer"])
     assert service.asked == []
 

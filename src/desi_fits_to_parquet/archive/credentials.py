@@ -1,4 +1,4 @@
-"""Credentials for the archive: none, unless `archive.profile` names an AWS profile.
+"""Access to the archive: unsigned, unless `archive.profile` names an AWS profile.
 
 DESI's archive is public. Without a profile every request is unsigned, and neither the `AWS_*`
 environment variables nor `~/.aws` are read: keys, endpoints or regions that stand there for other
@@ -6,19 +6,23 @@ work would go to the wrong service or lead to it.
 """
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from botocore.session import Session
+    from boto3.session import Session
 
+
+TRUST = ("AWS_CA_BUNDLE", "SSL_CERT_FILE")
+"""Variables of the environment that name the file of trusted certificates, the first one first."""
 
 KEPT = ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CA_BUNDLE")
 """Variables of the environment that say where profiles stand and whom to trust on the way."""
 
 
-class NoCredentials(Exception):
-    """The profile is not there or holds no keys; the message names the profile and no secret."""
+class NoAccess(Exception):
+    """No keys for the profile, or no certificates to trust; the message holds no secret."""
 
 
 def clear_environment(environment: MutableMapping[str, str]) -> None:
@@ -30,8 +34,24 @@ def clear_environment(environment: MutableMapping[str, str]) -> None:
         del environment[name]
 
 
+def trusted_file(environment: Mapping[str, str]) -> str | None:
+    """Return the file of trusted certificates that the environment names; None for the system's.
+
+    Raises
+    ------
+    NoAccess
+        Where there is no such file.
+    """
+    name = next((name for name in TRUST if environment.get(name)), None)
+    if name is None:
+        return None
+    if not Path(environment[name]).is_file():
+        raise NoAccess(f"{name} names the file {environment[name]}, which is not there")
+    return environment[name]
+
+
 def open_session(profile: str | None) -> "Session":
-    """Open a session of botocore that knows the profile's keys, or nothing of this machine.
+    """Open a session of boto3 that knows the profile's keys, or nothing of this machine.
 
     Parameters
     ----------
@@ -40,39 +60,46 @@ def open_session(profile: str | None) -> "Session":
 
     Raises
     ------
-    NoCredentials
+    NoAccess
         Where there is no such profile, or it gives no keys.
     """
+    import boto3
     from botocore.exceptions import BotoCoreError
     from botocore.session import Session
 
+    silent: dict[str, Any] = {}
     if profile is None:
-        silent: dict[str, Any] = {
+        silent = {
             name: (key, [], default, convert)  # no environment variable
             for name, (key, _, default, convert) in Session.SESSION_VARIABLES.items()
-            if name != "ca_bundle"  # tells whom to trust on the way, which is the network's matter
         }
         for name in ("config_file", "credentials_file"):
             silent[name] = (None, [], os.devnull, None)
-        return Session(session_vars=silent)
     try:
-        session = Session(profile=profile)
-        found = session.get_credentials()
+        core = Session(session_vars=silent, profile=profile)
+        # nobody reads the times, and parsing them takes half the CPU of a listing
+        core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
+        session = boto3.Session(botocore_session=core)
+        if profile is not None and session.get_credentials() is None:
+            raise NoAccess(f"archive.profile: the AWS profile {profile} holds no keys")
     except BotoCoreError as error:
-        raise NoCredentials(f"archive.profile: {type(error).__name__}, {profile}") from error
-    if found is None:
-        raise NoCredentials(f"archive.profile: the AWS profile {profile} holds no keys")
+        raise NoAccess(f"archive.profile: {type(error).__name__}, {profile}") from error
     return session
 
 
 def store_arguments(profile: str | None) -> dict[str, Any]:
     """Return how an `S3Store` of obstore is to sign: not at all, or with the profile's keys.
 
+    The certificates to trust are named to obstore too, by the only way that it has: the variable
+    `SSL_CERT_FILE` of this process. To be called before there are threads.
+
     Raises
     ------
-    NoCredentials
-        See `open_session`.
+    NoAccess
+        See `open_session` and `trusted_file`.
     """
+    if trusted := trusted_file(os.environ):
+        os.environ["SSL_CERT_FILE"] = trusted
     if profile is None:
         return {"skip_signature": True}
     from botocore.exceptions import BotoCoreError
@@ -81,7 +108,7 @@ def store_arguments(profile: str | None) -> dict[str, Any]:
     try:
         keys = found.get_frozen_credentials()
     except BotoCoreError as error:  # a login that has expired
-        raise NoCredentials(f"archive.profile: {type(error).__name__}, {profile}") from error
+        raise NoAccess(f"archive.profile: {type(error).__name__}, {profile}") from error
     # through a provider, not as settings: a token in the environment cannot mix with these keys
     given = {
         "access_key_id": keys.access_key,

@@ -1,10 +1,12 @@
-"""Listing folders of the archive with botocore."""
+"""Listing folders of the archive with boto3."""
 
+import os
 import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from desi_fits_to_parquet.archive.credentials import NoCredentials, open_session
+from desi_fits_to_parquet.archive.bounded import Endless, bounded_sender
+from desi_fits_to_parquet.archive.credentials import NoAccess, open_session, trusted_file
 from desi_fits_to_parquet.archive.errors import ArchiveUnreachable, NothingFound
 from desi_fits_to_parquet.archive.keys import archive_address
 from desi_fits_to_parquet.settings import ArchiveSettings
@@ -15,6 +17,13 @@ LISTERS = 16
 """Listings in flight at most."""
 
 PAGE_TRIES = 5
+
+LISTING_BYTES = 64 << 20
+"""No listing takes more memory: eleven pixel groups, the most that is asked for, take a tenth."""
+
+_ENTRY_BYTES = 400  # of the objects of Python around a key
+
+_EMPTY_PAGE_BYTES = 1 << 16  # so that a thousand pages end a listing that holds nothing
 
 Listing = Callable[..., tuple[list[Source], list[str]]]
 """`(prefix, level=False, tries=PAGE_TRIES)` gives objects and names of folders."""
@@ -32,13 +41,13 @@ def open_listing(archive: ArchiveSettings) -> Listing:
     -------
     Listing
         A function of the beginning of the keys to list. With `level` true it goes no deeper than
-        the next slash. `tries` is how often a page is asked for, each with botocore's own retries
+        the next slash. `tries` is how often a page is asked for, each with boto3's own retries
         in it. It may be called from several threads; it raises `ArchiveUnreachable`.
 
     Raises
     ------
     ArchiveUnreachable
-        Where `archive.profile` gives no keys.
+        Where `archive.profile` gives no keys, or the file of trusted certificates is not there.
     """
     from botocore import UNSIGNED
     from botocore.config import Config
@@ -49,30 +58,34 @@ def open_listing(archive: ArchiveSettings) -> Listing:
     address = archive_address(archive)
     try:
         session = open_session(archive["profile"])
-    except NoCredentials as error:
+        trusted = trusted_file(os.environ)
+    except NoAccess as error:
         raise ArchiveUnreachable(str(error)) from error
-    # nobody reads the times, and parsing them takes half the CPU of a listing
-    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
-    client: Any = session.create_client(
+    client: Any = session.client(
         "s3",
         region_name=archive["region"],
         endpoint_url=archive["endpoint"],
         config=Config(
             signature_version="s3v4" if archive["profile"] else UNSIGNED,
             ignore_configured_endpoint_urls=True,  # type: ignore[call-arg]  # newer than the stubs
-            connect_timeout=4,
-            read_timeout=20,
             retries={"mode": "standard", "total_max_attempts": 3},
-            max_pool_connections=LISTERS,
             s3={"addressing_style": "path" if archive["endpoint"] else "virtual"},
         ),
     )
-    failures = (BotoCoreError, ClientError, ResponseParserError, _NoListing)
+    send = bounded_sender(client.meta.endpoint_url, trusted, LISTERS)
+    client.meta.events.register("before-send.s3", send)
+    failures = (BotoCoreError, ClientError, ResponseParserError, Endless, _NoListing)
 
     def fetch_page(request: dict[str, Any]) -> dict[str, Any]:
-        page: dict[str, Any] = client.list_objects_v2(**request)
+        try:
+            page: dict[str, Any] = client.list_objects_v2(**request)
+        except ValueError as error:  # a size that is no number
+            raise _NoListing(f"the answer is not a listing of S3: {error}") from error
         if "IsTruncated" not in page:  # a proxy's page, read as XML, gives an empty answer
             raise _NoListing("the answer is not a listing of S3; a proxy may be in the way")
+        for entry in page.get("Contents", ()):
+            if not entry.get("Key") or not entry.get("ETag") or entry.get("Size", -1) < 0:
+                raise _NoListing(f"an object is listed without key, ETag or size: {entry}")
         return page
 
     def may_pass(error: BaseException) -> bool:
@@ -93,6 +106,8 @@ def open_listing(archive: ArchiveSettings) -> Listing:
             wait=wait_random_exponential(multiplier=0.5, max=10),
             reraise=True,
         )
+        tokens: set[str] = set()
+        amount = 0
         while True:
             try:
                 page = retrying(fetch_page, request)
@@ -101,13 +116,17 @@ def open_listing(archive: ArchiveSettings) -> Listing:
             for entry in page.get("Contents", ()):
                 etag = entry["ETag"].removeprefix("W/").strip('"')
                 objects.append(Source(key=entry["Key"], size=entry["Size"], etag=etag))
+                amount += len(entry["Key"]) + len(etag) + _ENTRY_BYTES
             for entry in page.get("CommonPrefixes", ()):
                 folders.append(entry["Prefix"].removeprefix(prefix).rstrip("/"))
+                amount += len(folders[-1]) + _ENTRY_BYTES
             if not page["IsTruncated"]:
                 return objects, folders
-            token = page.get("NextContinuationToken")
-            if not token or token == request.get("ContinuationToken"):
+            token = page.get("NextContinuationToken", "")
+            amount += len(token) + _EMPTY_PAGE_BYTES
+            if not token or token in tokens or amount > LISTING_BYTES:
                 raise ArchiveUnreachable(f"the archive at {address} lists {prefix} without end")
+            tokens.add(token)
             request["ContinuationToken"] = token
 
     return list_folder
@@ -142,7 +161,7 @@ def find_layout(archive: ArchiveSettings, list_folder: Listing) -> Layout:
 
 
 class _NoListing(Exception):
-    """An answer with status 200 that is no listing."""
+    """An answer that is no listing."""
 
 
 def _status(error: Any) -> int:
@@ -151,7 +170,8 @@ def _status(error: Any) -> int:
 
 def _explain(error: Exception, address: str) -> NoReturn:
     """Raise what the user is to read: one line with address, reason and what to do."""
-    code = getattr(error, "response", {}).get("Error", {}).get("Code", "")
+    response = getattr(error, "response", None) or {}  # errors of HTTP have one that is None
+    code = response.get("Error", {}).get("Code", "")
     if code == "NoSuchBucket":
         raise ArchiveUnreachable(
             f"the archive at {address} has no such bucket: see archive.bucket"
