@@ -10,6 +10,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from astropy import units as u
+from astropy_healpix import HEALPix
 from report_markers import SETTINGS, marker, write_run
 
 from desi_fits_to_parquet.outcomes import OUTCOMES
@@ -20,9 +22,16 @@ from desi_fits_to_parquet.report.html import html_page, plain_table, search_tabl
 from desi_fits_to_parquet.report.outliers import tiles_worth_a_look
 from desi_fits_to_parquet.report.pages import outcomes_page, provenance_page
 from desi_fits_to_parquet.report.sample import choose_gallery, read_sample, read_spectrum
-from desi_fits_to_parquet.report.sky import draw_sky_outcomes, draw_sky_targets, mollweide
+from desi_fits_to_parquet.report.sky import (
+    SHAPE,
+    draw_sky_outcomes,
+    draw_sky_targets,
+    inverse_mollweide,
+    mollweide,
+    paint_cells,
+)
 from desi_fits_to_parquet.report.style import save_figure, styled
-from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.tile import LAYOUTS, Tile
 
 TILES = [Tile("main", "dark", 10_000 + i) for i in range(3)]
 
@@ -109,7 +118,7 @@ def test_the_gallery_spans_the_redshifts_and_takes_the_clearest():
     assert len(choose_gallery(measured.iloc[:2], 12)) == 2
 
 
-def test_mollweide_keeps_areas_and_the_frame():
+def test_the_projection_keeps_areas_and_the_frame():
     x, y = mollweide(np.array([0.0, np.pi, 0.0]), np.array([0.0, 0.0, np.pi / 2]))
     np.testing.assert_allclose(x, [0, 2 * np.sqrt(2), 0], atol=1e-5)
     np.testing.assert_allclose(y, [0, 0, np.sqrt(2)], atol=1e-5)
@@ -119,19 +128,68 @@ def test_mollweide_keeps_areas_and_the_frame():
     assert np.trapezoid(2 * x, y) == pytest.approx(np.pi, rel=1e-4)
 
 
-def test_cells_at_the_edge_of_the_map_are_drawn_at_both_sides():
-    # right ascension 300 is where the map is cut: pixels there stretch over both ends
-    from astropy import units as u
-    from astropy_healpix import HEALPix
+def test_inverse_projection_leads_back_and_knows_no_place_outside_of_the_frame():
+    lon, lat = np.meshgrid(np.linspace(-3.1, 3.1, 30), np.linspace(-1.5, 1.5, 30))
+    np.testing.assert_allclose(inverse_mollweide(*mollweide(lon, lat)), (lon, lat), atol=1e-5)
+    assert np.isnan(inverse_mollweide(np.array([2.8]), np.array([1.0]))).all()
 
+
+def share_painted(image):
+    """Painted share of the sphere, which the map keeps: the frame is an ellipse in the image."""
+    return np.isfinite(image).sum() / (np.pi / 4 * image.size)
+
+
+@pytest.mark.parametrize("order", [0, 3, 6, 8])
+def test_cells_of_every_order_have_their_true_areas(order):
+    n = 12 * 4**order
+    cells = np.arange(n // 3, n // 2)
+    image = paint_cells(order, cells, cells)
+    assert share_painted(image) == pytest.approx(len(cells) / n, rel=0.01)
+
+
+def test_a_cell_smaller_than_the_images_pixels_is_painted():
+    image = paint_cells(12, [77_000_000], [5])
+    assert image[np.isfinite(image)].tolist() == [5]
+
+
+def test_a_cell_at_the_edge_of_the_map_is_painted_at_both_sides():
+    # right ascension 300 is where the map is cut: a pixel there stretches over both ends
     edge = HEALPix(64, order="nested").lonlat_to_healpix(300 * u.deg, 0.3 * u.deg)
-    for pixel, copies in ((int(edge), 2), (10_000, 1)):
-        tiles = table_of([marker(Tile("main", "dark", pixel), "converted")])
+    columns = np.flatnonzero(np.isfinite(paint_cells(6, [int(edge)], [1])).any(axis=0))
+    assert {0, SHAPE[1] - 1} <= set(columns)
+    assert all((columns < 10) | (columns > SHAPE[1] - 11))
+
+
+def image_of(figure):
+    return figure.axes[0].images[0].get_array().filled(np.nan)
+
+
+def tile_at(order, pixel):
+    return Tile("main", "dark", LAYOUTS["uniqpix"].number(order, pixel), "uniqpix")
+
+
+def test_a_failed_tile_lies_above_a_converted_one_of_another_order():
+    coarse, fine = tile_at(4, 100), tile_at(6, 16 * 100 + 5)
+    for failed, other in ((coarse, fine), (fine, coarse)):
+        tiles = table_of([marker(failed, "unreachable"), marker(other, "converted")])
         with styled():
-            cells = draw_sky_targets(tiles).axes[0].collections[0]
-        outlines = [path.vertices[:, 0] for path in cells.get_paths()]
-        assert len(outlines) == copies
-        assert all(np.ptp(x) < 0.2 for x in outlines), "a cell must not stretch over the map"
+            image = image_of(draw_sky_outcomes(tiles))
+        shown = np.isfinite(paint_cells(failed.order, [failed.pixel], [0]))
+        assert (image[shown] == list(OUTCOMES).index("unreachable")).all()
+        assert share_painted(image) == pytest.approx(1 / (12 * 4**4), rel=0.03)
+
+
+def test_targets_are_told_per_area_and_added_up_over_orders_surveys_and_programs():
+    numbers = {tile_at(5, 70): 80, **{tile_at(6, 4 * 71 + k): 20 for k in range(4)}}
+    over = {Tile("sv3", "dark", tile_at(7, 16 * 71).number, "uniqpix"): 10}
+    tiles = table_of(
+        [marker(t, "converted") | {"n_targets": n} for t, n in {**numbers, **over}.items()]
+    )
+    with styled():
+        image = image_of(draw_sky_targets(tiles))
+    area = 4 * np.pi * np.degrees(1) ** 2 / (12 * 4**5)
+    found = sorted({round(float(value), 3) for value in image[np.isfinite(image)]})
+    assert found == [round(80 / area, 3), round((80 + 10 * 16) / area, 3)]
 
 
 def test_every_outcome_is_in_the_legend_of_the_sky_map():

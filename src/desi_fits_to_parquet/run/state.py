@@ -36,6 +36,8 @@ class State:
         What the markers say, by tile.
     tiles
         The discovered tiles, None before the archive was listed.
+    layout
+        The name of the archive's layout, which their list tells.
     broken
         A line for each marker that could not be read when the run began.
     crashed
@@ -57,6 +59,7 @@ class State:
     jobs: dict[int, tuple[str, Tile | None]] = field(default_factory=dict)
     briefs: dict[Tile, Brief] = field(default_factory=dict)
     tiles: frozenset[Tile] | None = None
+    layout: str = "healpix"
     broken: list[str] = field(default_factory=list)
     crashed: set[Tile] = field(default_factory=set)
     failed_jobs: int = 0
@@ -81,6 +84,7 @@ def read_results(state: State) -> None:
 
 def _read_list(state: State) -> None:
     state.tiles = read_names(state.results / "tiles.csv")
+    state.layout = layout_of(state.results / "tiles.csv")
     if state.tiles is not None:  # others may be of an earlier list
         state.briefs = {t: brief for t, brief in state.briefs.items() if t in state.tiles}
 
@@ -94,7 +98,7 @@ def begin_job(state: State, event: Mapping[str, Any]) -> None:
     """Take note of a job that begins."""
     tile = None
     if event["rule_name"] in TILE_RULES:
-        tile = tile_of(event["wildcards"], layout_of(state.results / "tiles.csv"))
+        tile = tile_of(event["wildcards"], state.layout)
     state.jobs[event["jobid"]] = event["rule_name"], tile
 
 
