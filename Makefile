@@ -29,8 +29,8 @@ $(VENV)/.slurm: requirements-slurm.lock $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements-slurm.lock
 	@touch $@
 
-demo: env  ## simulate a small archive, serve it on this machine and convert it
-	@$(BIN)/python -m desi_fits_to_parquet.simulate.demo
+demo: env  ## simulate a small archive, serve it on this machine and convert it (LAYOUT=uniqpix: one as from DR3)
+	@$(BIN)/python -m desi_fits_to_parquet.simulate.demo $(if $(LAYOUT),--layout $(LAYOUT))
 
 # Without `env` before it: nothing is installed anew while a run goes on.
 status:  ## say how far a run is, also from another shell (RESULTS=folder if it is not results)

@@ -599,6 +599,65 @@ def test_demo_truncated_coadd_lacks_hdus(demo: tuple[Path, dict[Tile, str]]) -> 
             assert "SCORES" not in [hdu.name for hdu in hdus]
 
 
+@pytest.fixture(scope="module")
+def since_dr3(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[Tile, str]]:
+    """The demo's archive in layout uniqpix: its folder of the tiles, and their outcomes."""
+    path = tmp_path_factory.mktemp("dr3")
+    expected = simulate_demo_archive(path, layout="uniqpix")
+    return path / "dr3/spectro/redux/matterhorn/spectra", expected
+
+
+def test_demo_since_dr3_holds_the_same_faults_in_tiles_of_several_orders(
+    demo: tuple[Path, dict[Tile, str]], since_dr3: tuple[Path, dict[Tile, str]]
+) -> None:
+    root, expected = since_dr3
+    assert list(expected.values()) == list(demo[1].values())
+    assert {tile.order for tile in expected} == {5, 6, 7}
+    for tile, outcome in expected.items():
+        here = root / tile.survey / tile.program / str(tile.number // 100) / str(tile.number)
+        assert (here / f"pixexp-{tile.name}.csv").exists()
+        if outcome in ("converted", "no_targets"):
+            header = fits.getheader(here / f"coadd-{tile.name}.fits")
+            assert header["UNIQPIX"] == tile.number == tile.pixel + 4 * 4**tile.order
+            ids = table(here, "redrock", "FIBERMAP", tile)
+            grid = HEALPix(2**tile.order, order="nested")
+            degrees = astropy.units.deg
+            at = grid.lonlat_to_healpix(ids["TARGET_RA"] * degrees, ids["TARGET_DEC"] * degrees)
+            assert set(at) == {tile.pixel}
+
+
+def test_demo_since_dr3_says_in_each_program_which_tile_lies_where(
+    since_dr3: tuple[Path, dict[Tile, str]],
+) -> None:
+    root, expected = since_dr3
+    for survey, program in {tile[:2] for tile in expected}:
+        tiles = {tile.number: tile for tile in expected if tile[:2] == (survey, program)}
+        folder = root / survey / program
+        rows = fits.getdata(folder / f"uniqpix-{survey}-{program}.fits", "UNIQPIX")
+        assert sorted(rows["UNIQPIX"]) == sorted(tiles)
+        assert (rows["NSPECTRA"] >= rows["NTARGETS"]).all()
+        path = folder / f"hpix2upix-{survey}-{program}.fits"
+        numbers = fits.getdata(path, "HPIX2UPIX")
+        counts = fits.getdata(path, "HPIX_NTARGETS")
+        order = int(np.log2(len(numbers) // 12) / 2)
+        assert set(numbers) == {-1, *tiles}
+        assert counts[numbers == -1].sum() == 0
+        for number, tile in tiles.items():
+            fine = np.flatnonzero(numbers == number)
+            assert len(fine) == 4 ** (order - tile.order)
+            assert set(fine >> 2 * (order - tile.order)) == {tile.pixel}
+            assert counts[fine].sum() == rows["NTARGETS"][rows["UNIQPIX"] == number].sum()
+
+
+def test_the_same_pixel_has_the_same_targets_in_both_layouts(tmp_path: Path) -> None:
+    ids = []
+    for layout, number in (("healpix", 10000), ("uniqpix", 26384)):
+        tile = Tile("main", "dark", number, layout)
+        simulate_tile(tile, tmp_path / layout, 8, kinds=("redrock",), quasar_share=1.0)
+        ids.append(table(tmp_path / layout, "redrock", "REDSHIFTS", tile)["TARGETID"])
+    assert np.array_equal(*ids)
+
+
 # ------------------------------------------------------------------------------- arguments
 
 
@@ -635,3 +694,5 @@ def test_command_line_writes_a_tile(tmp_path: Path, capsys: pytest.CaptureFixtur
     main(["tile", str(tmp_path), "--survey", "sv1", "--healpix", "77", "--targets", "3"])
     assert "3 targets, 1 quasars" in capsys.readouterr().out
     assert (tmp_path / "coadd-sv1-dark-77.fits").exists()
+    main(["tile", str(tmp_path), "--layout", "uniqpix", "--healpix", "5000", "--targets", "3"])
+    assert (tmp_path / "pixexp-main-dark-5000.csv").exists()

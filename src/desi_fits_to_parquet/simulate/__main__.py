@@ -8,7 +8,7 @@ from typing import get_args
 from desi_fits_to_parquet.simulate.archive import simulate_demo_archive
 from desi_fits_to_parquet.simulate.coadd import MaskForm
 from desi_fits_to_parquet.simulate.tile import RedrockColumns, simulate_tile
-from desi_fits_to_parquet.tile import PROGRAMS, SURVEYS, Tile
+from desi_fits_to_parquet.tile import LAYOUTS, PROGRAMS, SURVEYS, Tile
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -22,7 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     one.add_argument("folder", type=Path, help="where to write its files")
     one.add_argument("--survey", choices=SURVEYS, default="main")
     one.add_argument("--program", choices=PROGRAMS, default="dark")
-    one.add_argument("--healpix", type=int, default=10000, help="pixel, nside 64 nested")
+    one.add_argument(
+        "--healpix", type=int, default=10000, help="its number: the pixel (nside 64), or uniqpix"
+    )
     one.add_argument("--targets", type=int, default=100, help="number of targets")
     one.add_argument("--quasar-share", type=float, default=0.12)
     one.add_argument("--mask-form", choices=get_args(MaskForm), default="int32")
@@ -31,13 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     demo.add_argument("folder", type=Path, help="root of the archive")
     for command in (one, demo):
         command.add_argument("--seed", type=int, default=1)
+        command.add_argument("--layout", choices=LAYOUTS, default="healpix")
     given = parser.parse_args(arguments)
     if given.command == "demo":
-        for tile, outcome in simulate_demo_archive(given.folder, given.seed).items():
+        tiles = simulate_demo_archive(given.folder, given.seed, layout=given.layout)
+        for tile, outcome in tiles.items():
             print(f"{tile.name:<22}{outcome}")  # noqa: T201  (what a command line is for)
     else:
         done = simulate_tile(
-            Tile(given.survey, given.program, given.healpix),
+            Tile(given.survey, given.program, given.healpix, given.layout),
             given.folder,
             given.targets,
             given.seed,

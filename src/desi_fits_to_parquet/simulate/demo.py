@@ -1,5 +1,6 @@
 """The demo: simulate a small archive, serve it on this machine, run the real workflow on it."""
 
+import argparse
 import json
 import os
 import shutil
@@ -8,22 +9,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from desi_fits_to_parquet.config import load_config
 from desi_fits_to_parquet.outcomes import OUTCOMES
-from desi_fits_to_parquet.simulate.archive import simulate_demo_archive
+from desi_fits_to_parquet.simulate.archive import DEMO_PREFIXES, simulate_demo_archive
 from desi_fits_to_parquet.simulate.serve import serve_archive
-from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.tile import LAYOUTS, Tile
 
 CONFIG = Path("config/demo.yaml")
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo in the folder of the project; return the exit code."""
+    parser = argparse.ArgumentParser(description="Convert a small simulated archive.")
+    parser.add_argument("--layout", choices=LAYOUTS, default="healpix", help="uniqpix: as from DR3")
+    layout = parser.parse_args(arguments).layout
     if not Path("Snakefile").is_file():
         say("Run the demo in the project's own folder, where the Snakefile is: make demo")
         return 2
@@ -36,16 +40,15 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="desi-demo-") as scratch:
             say("Simulating a small DESI archive ...")
-            archive = settings["archive"]
-            expected = simulate_demo_archive(Path(scratch), prefix=archive["prefix"])
-            with serve_archive(Path(scratch), archive["bucket"]) as endpoint:
+            expected = simulate_demo_archive(Path(scratch), layout=layout)
+            with serve_archive(Path(scratch), settings["archive"]["bucket"]) as endpoint:
                 say(f"Serving its {len(expected)} tiles at {endpoint}; running the workflow on it.")
-                code = run_snakemake("--cores", "all", endpoint=endpoint)
+                archive = f"{{endpoint: '{endpoint}', prefix: '{DEMO_PREFIXES[layout]}'}}"
+                code = run_snakemake("--cores", "all", archive=archive)
                 if code == 0:
                     code = run_snakemake(
-                        "--report", str(results / "report.html"), "--quiet", "all",
-                        endpoint=endpoint,
-                    )  # fmt: skip
+                        "--report", str(results / "report.html"), "--quiet", "all", archive=archive
+                    )
     except KeyboardInterrupt:
         say("\nInterrupted; the local S3 service is stopped.")
         return 130
@@ -58,11 +61,11 @@ def main() -> int:
     return compare_outcomes(results, expected)
 
 
-def run_snakemake(*arguments: str, endpoint: str) -> int:
+def run_snakemake(*arguments: str, archive: str) -> int:
     """Run Snakemake with the demo's configuration; stop it first when this process is stopped."""
     command = [
         sys.executable, "-m", "snakemake", *arguments,
-        "--configfile", str(CONFIG), "--config", f"archive={{endpoint: '{endpoint}'}}",
+        "--configfile", str(CONFIG), "--config", f"archive={archive}",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, env=environment)  # noqa: S603  (the workflow itself)
@@ -103,7 +106,7 @@ def print_quasars(results: Path, count: int = 5) -> None:
     files = sorted(map(str, (results / "parquet").glob("**/*.parquet")))
     quasars = ds.dataset(files).to_table(columns=columns)
     say(f"\nThe {count} brightest, from {results}/parquet")
-    say(f"  {'tile':18s} {'targetid':>18s} {'z':>7s} {'flux_r':>8s}")
+    say(f"  {'pixel':18s} {'targetid':>18s} {'z':>7s} {'flux_r':>8s}")
     for row in quasars.sort_by([("flux_r", "descending")]).slice(0, count).to_pylist():
         name = f"{row['survey']}-{row['program']}-{row['healpix']}"
         say(f"  {name:18s} {row['targetid']:18d} {row['z']:7.4f} {row['flux_r']:8.2f}")

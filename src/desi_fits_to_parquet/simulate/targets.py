@@ -161,14 +161,14 @@ def _positions(tile: Tile, count: int, seed: int) -> tuple[Array, Array, Array]:
     from astropy import units
     from astropy_healpix import HEALPix
 
-    rng = random_stream(seed, "pixel", tile.number)
+    rng = random_stream(seed, "pixel", tile.pixel)
     grid = HEALPix(nside=1 << tile.order, order="nested")
     # the fractions stay off the pixel's edge, where rounding could move a target out
     dx, dy = rng.uniform(0.01, 0.99, (2, count))
     ra, dec = grid.healpix_to_lonlat(np.full(count, tile.pixel), dx, dy)
     ra, dec = ra.to_value(units.deg), dec.to_value(units.deg)
     # tiles share bricks, so the number within a brick is made of that of the tile
-    number = (tile.number % 1024 << 12) + np.arange(count) % (1 << 12)
+    number = (tile.pixel % 1024 << 12) + np.arange(count) % (1 << 12)
     return (9010 << 42) | (brick_of(ra, dec) << 22) | number, ra, dec
 
 

@@ -41,12 +41,13 @@ DEFAULT_KINDS = tuple(kind for kind in FILE_KINDS if kind != "spectra")
 
 
 class Simulated(NamedTuple):
-    """What `simulate_tile` wrote: number of targets, and of quasars by the plain cut."""
+    """What `simulate_tile` wrote: how many targets, quasars by the plain cut, single exposures."""
 
     tile: Tile
     folder: Path
     n_targets: int
     n_quasars: int
+    n_spectra: int
 
 
 def simulate_tile(
@@ -69,7 +70,7 @@ def simulate_tile(
     Parameters
     ----------
     tile
-        Identity of the tile. TARGETIDs depend on the pixel alone.
+        Identity of the tile. TARGETIDs depend on the pixel (and `seed`) alone.
     folder
         The tile's own folder; made where it is missing. Files of the same names are overwritten.
     n_targets
@@ -166,7 +167,8 @@ def simulate_tile(
         (folder / tile.file_name("spectra")).write_bytes(gzip.compress(stand_in, mtime=0))
     if "sha256sum" in kinds:
         _write_checksums(folder, tile, production)
-    return Simulated(tile, folder, n_targets, int((targets.role == "quasar").sum()))
+    n_quasars = int((targets.role == "quasar").sum())
+    return Simulated(tile, folder, n_targets, n_quasars, len(targets.exposure_row))
 
 
 def _redrock_primary(tile: Tile, production: str) -> bytes:
