@@ -36,6 +36,8 @@ FAULTS = {
     "shifted": "another range than was asked for",
     "flip": "one bit of the body is another one",
     "other_version": "right in form, but with another ETag",
+    "no_etag": "right, but without an ETag",
+    "unconditional": "right, but If-Match is not looked at",
 }
 
 Choose = Callable[["Asked"], str | None]
@@ -148,7 +150,8 @@ class _Handler(BaseHTTPRequestHandler):
         shift = 10 if fault == "shifted" else 0
         self.send_response(206 if partial else 200)
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", f'"{etag(data) if fault != "other_version" else "0" * 32}"')
+        if fault != "no_etag":
+            self.send_header("ETag", f'"{etag(data) if fault != "other_version" else "0" * 32}"')
         self.send_header("Last-Modified", "Tue, 01 Apr 2025 00:00:00 GMT")
         self.send_header("Accept-Ranges", "bytes")
         if partial:

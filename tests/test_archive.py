@@ -29,7 +29,7 @@ DATA = np.random.default_rng(4).bytes(9_000_000)
 SOURCE = Source(key=KEY, size=len(DATA), etag=etag(DATA))
 
 PASSING = ("slow_down", "too_many", "error", "forbidden", "reset", "close", "stall", "silent",
-           "long", "html", "shifted")  # fmt: skip
+           "long", "html", "shifted", "no_etag")  # fmt: skip
 """Faults that are over when the request is sent again."""
 
 

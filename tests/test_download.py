@@ -209,6 +209,44 @@ def test_an_object_replaced_while_it_is_read_is_read_anew(
     assert record["sources"]["coadd"]["etag"] != old["coadd"]["etag"]
 
 
+@pytest.mark.parametrize("at", [1, 20, 60])
+def test_two_versions_of_an_object_are_never_mixed_by_a_server_that_ignores_if_match(
+    service: Service, fetch: Fetch, tmp_path: Path, at: int
+) -> None:
+    """The new coadd has the old one's size, targets and headers: nothing but its ETag tells."""
+    service.objects.update(simulate_objects(TILE, tmp_path, 24, quasar_share=0.5, scan_step=100))
+    key = key_of(TILE, "coadd")
+    old, newer = dict(service.objects), dict(service.objects)
+    (tmp_path / "coadd").write_bytes(old[key])
+    data = bytearray(old[key])
+    with open_fits(tmp_path / "coadd") as coadd:
+        for arm in "BRZ":
+            flux = coadd.hdus[f"{arm}_FLUX"]
+            for byte in range(flux.data_start + 1, flux.data_start + flux.data_size, 4):
+                data[byte] ^= 64
+    newer[key] = bytes(data)
+    newer[key_of(TILE, "sha256sum")] = checksum_list(TILE, newer)
+    right = []
+    for i, objects in enumerate((old, newer)):
+        service.objects = dict(objects)
+        fetch(folder=tmp_path / str(i))
+        right.append(read_folder(tmp_path / str(i)))
+    service.objects = dict(old)
+    count = 0
+
+    def choose(asked: Asked) -> str | None:
+        nonlocal count
+        count += asked.kind == "coadd"
+        if count == at:
+            service.objects.update(newer)
+        return "unconditional" if asked.kind == "coadd" else None
+
+    service.choose = choose
+    record = fetch(sources=list_sources(TILE, old))
+    assert record["outcome"] is None, record["reason"]
+    assert read_folder(tmp_path / "fits") in right
+
+
 @pytest.mark.parametrize(("fault", "word"), [("changed", "changed"), ("gone", "vanished")])
 def test_an_object_that_keeps_changing_is_corrupt(
     fetch: Fetch, service: Service, fault: str, word: str

@@ -5,7 +5,9 @@ A `Link` is what one process has to the archive. All its requests go through `Li
 tried again after a random and growing pause, and are bounded in number and in speed.
 
 Threads, not asyncio: for 1,000 ranges of 11 kB obstore takes 0.15 s of CPU from 32 threads and
-0.28 s from 32 coroutines, and parsers that read on demand (FITS headers, HDF5) need no bridge.
+0.28 s from 32 coroutines, and parsers that read on demand (FITS headers, HDF5) need no bridge. One
+call a range: obstore's own call for many ranges tells nothing of the answers, so that a server that
+ignores If-Match could mix two versions of an object.
 """
 
 import hashlib
@@ -37,7 +39,7 @@ from desi_fits_to_parquet.archive.plan import Cost
 from desi_fits_to_parquet.tiles_csv import Source
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig
+    from obstore import ObjectMeta
 from desi_fits_to_parquet.archive.errors import (
     Fault,
     RangeIgnored,
@@ -59,11 +61,6 @@ PART_BYTES = 4 << 20
 
 PARTS_IN_FLIGHT = 8
 """Parts of one object on their way at once: 32 MiB of memory, enough for 3 Gbit/s over 0.1 s."""
-
-GROUP = 8
-
-GROUP_BYTES = 1 << 20
-"""Ranges that go to obstore in one call: it has ten of a call in flight at once."""
 
 ALL_CONNECTIONS = 256
 """Requests in flight of all tiles that are fetched at once, shared out among them."""
@@ -121,7 +118,6 @@ class Link:
         limit = transfer["limit_mb_s"]
         self._bucket = TokenBucket(limit * 1e6) if limit else None
         self._store = self._open_store(PART_BYTES)
-        self._stores: dict[str, S3Store] = {}
         self._latency_s = float("inf")
         self._bytes_per_s = START_BYTES_PER_S / transfer["downloads"]
         self._seconds_per_byte: float | None = None
@@ -175,11 +171,9 @@ class Link:
                         raise RangeIgnored(source["key"]) from error
                     raise _Broken(describe_error(error)) from error
                 self._count_received(source, len(data))
-                meta = result.meta
-                if meta["size"] != source["size"] or _bare(meta["e_tag"]) not in (
-                    "",
-                    source["etag"],
-                ):
+                if result.meta["e_tag"] is None:
+                    raise _Broken("the answer has no ETag")
+                if not _is_listed(result.meta, source):
                     raise SourceChanged(source["key"])
                 if len(data) != stop - start:
                     raise _Broken(f"{len(data)} bytes came in place of {stop - start}")
@@ -197,9 +191,9 @@ class Link:
     ) -> None:
         """Fetch many ranges of an object and hand each to `use`, one at a time, in any order.
 
-        Small ranges go to obstore in groups, which takes a third of the CPU; where a group fails,
-        its ranges are fetched one by one. The first error of those ends it all and is raised;
-        `use` is not called any more after that.
+        The threads of this link share the ranges out among them: a task for each range would take
+        a third more CPU. The first error ends it all and is raised; `use` is not called any more
+        after that.
 
         Parameters
         ----------
@@ -217,17 +211,21 @@ class Link:
         """
         ended = False
         turn = threading.Lock()
-        groups = list(_group(spans))
+        left = iter(range(len(spans)))
 
-        def work(group: range) -> None:
-            found = self._fetch_group(source, [spans[i] for i in group])
-            for i in group:
-                data = self.fetch(source, *spans[i]) if found is None else found[i - group.start]
+        def work() -> None:
+            while True:
+                with turn:
+                    i = None if ended else next(left, None)
+                if i is None:
+                    return
+                data = self.fetch(source, *spans[i])
                 with turn:
                     if not ended:
                         use(i, data)
 
-        futures = [self._pool.submit(work, group) for group in groups]
+        workers = min(self.window.most, len(spans))
+        futures = [self._pool.submit(work) for _ in range(workers)]
         try:
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             for future in done:
@@ -237,42 +235,6 @@ class Link:
                 ended = True
             for future in futures:
                 future.cancel()
-
-    def _fetch_group(self, source: Source, spans: list[tuple[int, int]]) -> list[memoryview] | None:
-        """Fetch some ranges in one call; None where that fails or is no time for it.
-
-        The store sends If-Match with every request; that the answers are of the range asked for
-        is checked by obstore, their length here. What exactly failed is left to `fetch`.
-        """
-        count = len(spans)
-        if count == 1 or self.window.size < self.window.most:
-            return None
-        lengths = [stop - start for start, stop in spans]
-        with self._lock:
-            store = self._stores.get(source["key"] + source["etag"])
-            if store is None:
-                store = self._open_store(PART_BYTES, source)
-                self._stores[source["key"] + source["etag"]] = store
-        with self._request(sum(lengths), count) as begun:
-            try:
-                found = obstore.get_ranges(
-                    store,
-                    source["key"],
-                    starts=[start for start, _ in spans],
-                    ends=[stop for _, stop in spans],
-                    coalesce=0,  # the plan has merged what is to be merged
-                )
-            except (BaseError, OSError) as error:
-                log.info("a group of requests is tried one by one: %s", describe_error(error))
-                self._adapt(classify_error(error), begun)
-                found = []
-        data = [memoryview(piece) for piece in found]
-        self._count_received(source, sum(map(len, data)))
-        if list(map(len, data)) == lengths:
-            return data
-        with self._lock:
-            self.retries += count
-        return None
 
     def parts(self, source: Source) -> Iterator[tuple[int, memoryview]]:
         """Read an object from its beginning to its end: pairs of offset and bytes, in order."""
@@ -336,7 +298,7 @@ class Link:
                     )
                     self._latency_s = min(self._latency_s, time.monotonic() - begun)
                     meta = result.meta
-                    if meta["size"] != source["size"] or _bare(meta["e_tag"]) != source["etag"]:
+                    if not _is_listed(meta, source):
                         raise _Broken(
                             f"the answer is not the listed object: {meta['size']} bytes with ETag "
                             f"{meta['e_tag']}, listed {source['size']} with {source['etag']}"
@@ -371,15 +333,15 @@ class Link:
     # ------------------------------------------------------------------------------- details
 
     @contextmanager
-    def _request(self, amount: int, count: int = 1) -> Iterator[float]:
+    def _request(self, amount: int) -> Iterator[float]:
         """Count requests, wait for their turn, and give the moment when they start."""
         if self._bucket:
             self._bucket.take(amount)
-        with self.window.request(count):
+        with self.window.request():
             if self._closed.is_set():
                 raise Stopped
             with self._lock:
-                self.requests += count
+                self.requests += 1
             yield time.monotonic()
 
     def _judge(self, error: Exception, source: Source, begun: float) -> Fault:
@@ -401,7 +363,17 @@ class Link:
 
     def _retry(self, source: Source, attempt: Callable[[], Item]) -> Item:
         try:
-            return self._retrying(attempt)
+            return attempt()  # what keeps count of the tries costs a fifth of a request's CPU
+        except _Broken as error:
+            failed = [error]
+
+        def attempt_again() -> Item:
+            if failed:
+                raise failed.pop()
+            return attempt()
+
+        try:
+            return self._retrying(attempt_again)
         except _Broken as error:
             raise Unreachable(
                 f"{source['key']} could not be read from {self.address}: "
@@ -418,12 +390,8 @@ class Link:
         with self._lock:
             self.received[source["key"]] += amount
 
-    def _open_store(self, largest: int, only: Source | None = None) -> S3Store:
-        """Open the bucket, with time for a request of that many bytes; it does not connect yet.
-
-        Where it is for one object only, all requests carry its ETag.
-        """
-        headers: ClientConfig = {"default_headers": {"If-Match": _quoted(only)}} if only else {}
+    def _open_store(self, largest: int) -> S3Store:
+        """Open the bucket, with time for a request of that many bytes; it does not connect yet."""
         region = self._archive["region"]
         endpoint = self._archive["endpoint"] or f"https://s3.{region}.amazonaws.com"
         patience = timedelta(seconds=self._timeout_s)
@@ -434,7 +402,6 @@ class Link:
             # always named, under both names: obstore would take another one from the environment
             **{"endpoint": endpoint, "aws_endpoint_url_s3": endpoint, **self._signing},
             client_options={
-                **headers,
                 "allow_http": True,
                 "connect_timeout": min(patience, timedelta(seconds=10)),
                 "read_timeout": patience,
@@ -445,20 +412,13 @@ class Link:
         )
 
 
-def _group(spans: Sequence[tuple[int, int]]) -> Iterator[range]:
-    """Cut a list of ranges into groups of neighbours that go in one call: few and small ones."""
-    first = amount = 0
-    for i, (start, stop) in enumerate(spans):
-        if i - first == GROUP or (i > first and amount + stop - start > GROUP_BYTES):
-            yield range(first, i)
-            first, amount = i, 0
-        amount += stop - start
-    if spans:
-        yield range(first, len(spans))
-
-
 def _quoted(source: Source) -> str:
     return f'"{source["etag"]}"'
+
+
+def _is_listed(meta: "ObjectMeta", source: Source) -> bool:
+    """Tell whether an answer is of the object that was listed: this version of it."""
+    return meta["size"] == source["size"] and _bare(meta["e_tag"]) == source["etag"]
 
 
 def _bare(etag: str | None) -> str:

@@ -25,18 +25,18 @@ class Window:
         self._free = threading.Condition()
 
     @contextmanager
-    def request(self, count: int = 1) -> Iterator[None]:
-        """Wait until so many more requests may go, and count them while the block runs."""
+    def request(self) -> Iterator[None]:
+        """Wait until one more request may go, and count it while the block runs."""
         with self._free:
-            while self._flying and self._flying + count > self.size:
+            while self._flying and self._flying + 1 > self.size:
                 self._free.wait()
-            self._flying += count
+            self._flying += 1
         try:
             yield
         finally:
             with self._free:
-                self._flying -= count
-                self._free.notify_all()
+                self._flying -= 1
+                self._free.notify()
 
     def succeeded(self) -> None:
         """Count a success."""
