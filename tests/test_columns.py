@@ -55,7 +55,7 @@ def test_default_fibermap_columns_are_in_the_list() -> None:
 
 
 def test_fibermap_columns_by_name_take_either_case_and_refuse_others() -> None:
-    assert fibermap_columns(["ebv", "TARGET_RA"]) == ("TARGET_RA", "EBV")
+    assert fibermap_columns(["ebv", "TARGET_RA"]) == ("TARGET_RA", "TARGET_DEC", "EBV")
     assert "TARGETID" not in fibermap_columns("all")
     with pytest.raises(ValueError, match="EBW not in the coadd's FIBERMAP"):
         fibermap_columns(["EBW"])

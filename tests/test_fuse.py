@@ -31,7 +31,9 @@ from fusion_tiles import (
     write_tile,
 )
 
+from desi_fits_to_parquet.formats.hdf5 import open_hdf5
 from desi_fits_to_parquet.fuse.tile import fuse_tile
+from desi_fits_to_parquet.record.positions import pixels_at
 from desi_fits_to_parquet.record.schema import record_fields
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.validate import validate_tile
@@ -97,9 +99,33 @@ def test_fields_are_those_of_the_tables_they_come_from(
                 np.testing.assert_array_equal(value, wanted, err_msg=field.name)
 
 
-def test_rows_are_sorted_by_targetid(tile_folder: Path, tmp_path: Path, settings: Settings) -> None:
-    ids = converted(tile_folder, tmp_path, settings)["targetid"].to_pylist()
-    assert ids == sorted(ids)
+def test_rows_are_sorted_by_position_and_know_their_pixels(
+    tile_folder: Path, tmp_path: Path, settings: Settings
+) -> None:
+    # two targets at one place: TARGETID decides
+    folder = copy_tile(tile_folder, tmp_path / "tile")
+    first, second = (int(t) for t in select(folder, settings).targetid[[3, 5]])
+
+    def move(hdus: Any) -> None:
+        table = hdus["FIBERMAP"].data
+        rows = {int(target): row for row, target in enumerate(table["TARGETID"])}
+        for column in ("TARGET_RA", "TARGET_DEC"):
+            table[column][rows[second]] = table[column][rows[first]]
+
+    edit_fits(folder / TILE.file_name("coadd"), move)
+    for fibermap in ("default", ["EBV"]):
+        config = changed(settings, columns={"fibermap": fibermap})
+        table = converted(folder, tmp_path / "out", config)
+        keys = list(zip(*(table[n].to_pylist() for n in ("_healpix_29", "targetid")), strict=True))
+        assert keys == sorted(keys)
+        ids = table["targetid"].to_pylist()
+        assert ids != sorted(ids)
+        assert ids.index(second) == ids.index(first) + 1
+        assert set(table["healpix"].to_pylist()) == {10000}
+        assert set(table["healpix_order"].to_pylist()) == {6}
+        assert {index >> 46 for index, _ in keys} == {10000}
+        positions = (table[n].to_numpy() for n in ("target_ra", "target_dec"))
+        assert pixels_at(29, *positions).tolist() == [index for index, _ in keys]
 
 
 def test_spectra_are_those_of_their_target(
@@ -137,23 +163,20 @@ def test_best_fits_are_complete_and_in_order(
     tile_folder: Path, tmp_path: Path, settings: Settings
 ) -> None:
     table = converted(tile_folder, tmp_path, settings)
-    assert pa.types.is_struct(table.schema.field("rrdetails").type.value_type)
+    assert pa.types.is_struct(table.schema.field("rrdetails").type)
     with h5py.File(tile_folder / TILE.file_name("rrdetails")) as details:
         for target, fits in zip(
             table["targetid"].to_pylist(), table["rrdetails"].to_pylist(), strict=True
         ):
             source = details[f"zfit/{target}/zfit"][()]
-            assert len(fits) == len(source)
-            assert [fit["chi2"] for fit in fits] == sorted(source["chi2"])
-            for fit in fits:
-                (same,) = [row for row in source if row["chi2"] == fit["chi2"]]
-                assert list(fit) == [
-                    "spectype", "subtype", "z", "zerr", "zwarn", "chi2", "deltachi2",
-                    "npixels", "znum",
-                ]  # fmt: skip
-                for name, value in fit.items():
-                    wanted = same[name]
-                    assert value == (wanted.decode() if isinstance(wanted, bytes) else wanted)
+            assert list(fits) == [
+                "spectype", "subtype", "z", "zerr", "zwarn", "chi2", "deltachi2", "npixels", "znum",
+            ]  # fmt: skip
+            assert fits["chi2"] == sorted(source["chi2"])
+            rows = source[np.argsort(source["chi2"])]
+            for name, values in fits.items():
+                wanted = [v.decode() if isinstance(v, bytes) else v for v in rows[name].tolist()]
+                assert values == wanted
 
 
 def test_scans_are_those_of_their_target(
@@ -163,14 +186,14 @@ def test_scans_are_those_of_their_target(
     with h5py.File(tile_folder / TILE.file_name("rrdetails")) as details:
         order = details["targetids"][()].tolist()
         for record in table.select(["targetid", "rrdetails_scans"]).to_pylist()[:3]:
-            scans = {scan["template"]: scan for scan in record["rrdetails_scans"]}
-            assert sorted(scans) == sorted(details["zscan"])
-            for template, scan in scans.items():
+            scans = record["rrdetails_scans"]
+            assert scans["template"] == sorted(details["zscan"])
+            row = order.index(record["targetid"])
+            for i, template in enumerate(scans["template"]):
                 group = details["zscan"][template]
-                row = order.index(record["targetid"])
-                assert scan["redshift"] == group["redshifts"][()].tolist()
-                assert scan["chi2"] == group["zchi2"][row].tolist()
-                assert scan["penalty"] == group["penalty"][row].tolist()
+                assert scans["redshift"][i] == group["redshifts"][()].tolist()
+                assert scans["chi2"][i] == group["zchi2"][row].tolist()
+                assert scans["penalty"][i] == group["penalty"][row].tolist()
 
 
 def test_the_preset_keeps_the_redshift_of_redrock_beside_its_own(
@@ -181,8 +204,9 @@ def test_the_preset_keeps_the_redshift_of_redrock_beside_its_own(
     table = converted(folder, tmp_path / "out", config)
     redshifts = read_fits(folder, "redrock", "REDSHIFTS")
     selection = select(folder, config)
-    assert table["z"].to_pylist() == selection.z.tolist()
-    assert table["qso_maskbits"].to_pylist() == selection.qso_maskbits.tolist()
+    by_target = table.sort_by("targetid")
+    assert by_target["z"].to_pylist() == selection.z.tolist()
+    assert by_target["qso_maskbits"].to_pylist() == selection.qso_maskbits.tolist()
     replaced = 0
     for record in table.select(["targetid", "z", "z_rr", "zerr_rr", "qso_maskbits"]).to_pylist():
         row = redshifts[record["targetid"]]
@@ -297,18 +321,18 @@ def test_real_files_convert(real_data: Path, tmp_path: Path, settings: Settings)
 
 
 def test_real_best_fits_and_scans_are_read(real_data: Path) -> None:
-    from desi_fits_to_parquet.record.tables import open_details, read_best_fits, read_scans
+    from desi_fits_to_parquet.record.tables import read_best_fits, read_scans
 
     path = real_data / "redrock-details/rrdetails-0-100-thru20210505.h5"
     targets = np.array([39633393167633604, 1, 616094145466860255])
-    with open_details(path) as details:
+    with open_hdf5(path) as details:
         fits = read_best_fits(details, targets).to_pylist()
         scans = read_scans(details, targets).to_pylist()
     assert fits[1] is None
     assert scans[1] is None
-    assert len(fits[0]) == 6
-    assert [fit["chi2"] for fit in fits[2]] == sorted(fit["chi2"] for fit in fits[2])
-    assert [scan["template"] for scan in scans[0]] == ["GALAXY", "QSO:::HIZ"]
+    assert len(fits[0]["z"]) == 6
+    assert fits[2]["chi2"] == sorted(fits[2]["chi2"])
+    assert scans[0]["template"] == ["GALAXY", "QSO:::HIZ"]
 
 
 def test_the_same_input_gives_the_same_bytes(
@@ -642,7 +666,8 @@ def test_parquet_folder_of_a_job_that_was_killed_has_no_name_yet(
         '{"outcome": "unreachable", "reason": "no answer", "n_targets": null}'
     )
     job = SimpleNamespace(
-        wildcards=SimpleNamespace(survey="main", program="dark", healpix="7"),
+        wildcards={"survey": "main", "program": "dark", "order": "6", "pixel": "7"},
+        params=SimpleNamespace(layout="healpix"),
         log=[tmp_path / "logs/7.log"], config={"results": str(tmp_path)},
         input=SimpleNamespace(fits=str(fits)), output=SimpleNamespace(parquet=str(parquet)),
     )  # fmt: skip

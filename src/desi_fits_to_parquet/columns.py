@@ -49,6 +49,8 @@ FIBERMAP_DEFAULT = (
 )
 """FIBERMAP columns of `columns.fibermap: default`: position, photometry, targeting, depth."""
 
+POSITION = ("TARGET_RA", "TARGET_DEC")
+
 # Redrock and coadd files of survey validation were seen without it (a real file of sv3 in the
 # redrock project's tests), although the data model calls it required.
 _MISSING_IN_SOME_SURVEYS = ("SCND_TARGET",)
@@ -112,7 +114,9 @@ def _all_columns() -> tuple[Column, ...]:
 
 
 def fibermap_columns(choice: str | list[str]) -> tuple[str, ...]:
-    """Names of the FIBERMAP columns that `columns.fibermap` selects, in the order of the file.
+    """Names of the FIBERMAP columns of the record, in the order of the file.
+
+    The position (`POSITION`) is always among them: a HATS catalogue is nothing without it.
 
     Parameters
     ----------
@@ -142,7 +146,7 @@ def fibermap_columns(choice: str | list[str]) -> tuple[str, ...]:
                 f"columns.fibermap: {', '.join(unknown)} not in the coadd's FIBERMAP;"
                 f" allowed: default, all, or any of {', '.join(known)}"
             )
-    return tuple(name for name in known if name in wanted and name != "TARGETID")
+    return tuple(name for name in known if name in (*POSITION, *wanted) and name != "TARGETID")
 
 
 def afterburners_used(settings: Settings) -> tuple[str, ...]:

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 def read_astropy(path: Path | str) -> "Table":
     """Read a tile's Parquet file as an astropy table, with units and descriptions.
 
-    astropy 8 has no place for a list of structs: `Table.read(path, format="parquet.votable")`
-    stops at `rrdetails` (NotImplementedError). This reads all other columns in that very format.
+    astropy 8 has no place for a struct: `Table.read(path, format="parquet.votable")` stops at
+    `rrdetails` (NotImplementedError). This reads all other columns in that very format.
 
     Parameters
     ----------
@@ -29,11 +29,7 @@ def read_astropy(path: Path | str) -> "Table":
     from astropy.table import Table
 
     with pq.ParquetFile(path) as source:
-        simple = [
-            field.name
-            for field in source.schema_arrow
-            if not (pa.types.is_list(field.type) and pa.types.is_nested(field.type.value_type))
-        ]
+        simple = [field.name for field in source.schema_arrow if not pa.types.is_struct(field.type)]
         kept = source.read(simple)
         metadata = {**(kept.schema.metadata or {}), **source.metadata.metadata}
     metadata.pop(b"ARROW:schema", None)

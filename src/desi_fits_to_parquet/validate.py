@@ -270,8 +270,7 @@ def _check_rows(
         raise _invalid(
             f"{path.name}: its {len(stored_id)} targets are not the {len(targetid)} selected ones"
         )
-    preset = settings["selection"]["preset"]
-    tables = read_tables(opened.tile, opened.fits, opened.selection, fields, preset)
+    tables = read_tables(opened, fields, settings["selection"]["preset"])
     precision = settings["precision"]
     limits = bound(precision["mode"], precision["flux_tolerance"], precision["ivar_bits"])
     groups = range(parquet.num_row_groups)
@@ -316,7 +315,9 @@ def _same(stored: pa.Array, expected: pa.Array) -> bool:
         )
     if pa.types.is_struct(expected.type):
         pairs = zip(stored.flatten(), expected.flatten(), strict=True)
-        return all(_same(a, b) for a, b in pairs)
+        return np.array_equal(missing_values(stored), missing_values(expected)) and all(
+            _same(a, b) for a, b in pairs
+        )
     if not pa.types.is_floating(expected.type):
         return bool(stored.equals(expected))
     missing = missing_values(expected)

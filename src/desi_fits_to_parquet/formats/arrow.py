@@ -45,6 +45,12 @@ def row_lists(kind: pa.DataType, values: npt.NDArray[Any], missing: Missing = No
     return lists(kind, np.full(len(values), values.shape[1]), items, missing)
 
 
+def structs(kind: pa.DataType, members: Sequence[pa.Array], missing: Missing = None) -> pa.Array:
+    """Return a struct array from its members."""
+    n = len(members[0])
+    return pa.Array.from_buffers(kind, n, [_validity(missing)], children=list(members))
+
+
 def _offsets(lengths: npt.ArrayLike) -> npt.NDArray[np.int32]:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
 

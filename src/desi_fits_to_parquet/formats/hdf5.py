@@ -7,11 +7,15 @@ links lead to it, its data stand in the file itself, and it unpacks to no more t
 
 import math
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from desi_fits_to_parquet.outcomes import BadTile
 
 if TYPE_CHECKING:
     import h5py
@@ -27,6 +31,29 @@ MAX_CHUNK_BYTES = 1 << 24
 
 HDF5_ERRORS = (OSError, KeyError, ValueError, RuntimeError, TypeError, MemoryError, OverflowError)
 """What h5py raises for a broken file, depending on where it is broken."""
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator["h5py.File"]:
+    """Open an HDF5 file; `corrupt_source` where it is broken."""
+    import h5py
+
+    with hdf5_errors(path.name):
+        file = h5py.File(path, "r")
+    with file:
+        yield file
+
+
+@contextmanager
+def hdf5_errors(file: str) -> Iterator[None]:
+    """Turn what h5py raises for a broken file into `corrupt_source`."""
+    try:
+        yield
+    except HDF5_ERRORS as error:
+        raise BadTile(
+            "corrupt_source", f"{file}: not a readable HDF5 file of redrock ({error})"
+        ) from error
+
 
 _DEFLATE, _SHUFFLE, _FLETCHER32 = 1, 2, 3
 

@@ -19,7 +19,7 @@ from desi_fits_to_parquet.formats.arrow import row_lists
 from desi_fits_to_parquet.fuse.parquet import (
     ROW_GROUP,
     ZSTD_LEVEL,
-    ZSTD_LEVEL_IVAR,
+    ZSTD_LEVEL_REPEATED,
     encoded_size,
     open_writer,
 )
@@ -118,9 +118,7 @@ def _write(
     with open_tile(tile, folder, settings, download) as opened:
         n_rows = len(opened.selection.targetid)
         headers = {kind: opened.fits[kind] for kind in REQUIRED_KINDS if kind in opened.fits}
-        tables = read_tables(
-            tile, opened.fits, opened.selection, fields, settings["selection"]["preset"]
-        )
+        tables = read_tables(opened, fields, settings["selection"]["preset"])
         lengths = [min(ROW_GROUP, n_rows - first) for first in range(0, n_rows, ROW_GROUP)]
         metadata = file_metadata(tile, settings, fields, download, headers)
         with open_writer(path, fields, metadata) as writer:
@@ -205,7 +203,7 @@ def _rounded_share(spectra: Mapping[str, Spectra], precision: PrecisionSettings)
         rounded = round_spectra(exact, precision)
         for level, old, new in (
             (ZSTD_LEVEL, exact.flux, rounded.flux),
-            (ZSTD_LEVEL_IVAR, exact.ivar, rounded.ivar),
+            (ZSTD_LEVEL_REPEATED, exact.ivar, rounded.ivar),
         ):
             before += encoded_size(old, level)
             after += encoded_size(new, level)

@@ -3,25 +3,27 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from desi_fits_to_parquet.columns import afterburners_used, kinds_used
+from desi_fits_to_parquet.columns import POSITION, afterburners_used, kinds_used
 from desi_fits_to_parquet.files import read_json
 from desi_fits_to_parquet.formats.fits import Fits, open_fits
 from desi_fits_to_parquet.formats.fits_tables import read_columns
+from desi_fits_to_parquet.formats.hdf5 import open_hdf5
 from desi_fits_to_parquet.outcomes import BadTile
 from desi_fits_to_parquet.paths import DOWNLOAD_RECORD
+from desi_fits_to_parquet.record.positions import HATS_ORDER, pixels_at
 from desi_fits_to_parquet.record.selection import (
     Selection,
     check_row_match,
     match_rows,
+    reorder,
     select_targets,
 )
-from desi_fits_to_parquet.record.spectra import Layout, read_layout
-from desi_fits_to_parquet.record.tables import open_details
+from desi_fits_to_parquet.record.spectra import SpectraLayout, read_layout
 from desi_fits_to_parquet.records import DownloadRecord, empty_download
 from desi_fits_to_parquet.settings import Settings
 from desi_fits_to_parquet.tile import REQUIRED_KINDS, Tile
@@ -43,7 +45,9 @@ class OpenedTile(NamedTuple):
     details
         The rrdetails file, None where it is not used, not there, or nothing is selected.
     selection
-        The selected targets.
+        The selected targets in the order of the record: by `healpix_29`, then by TARGETID.
+    healpix_29
+        HEALPix pixels of their positions, NESTED, of order 29, int64.
     layout
         How the spectra lie in the coadd, None where nothing is selected.
     rows
@@ -54,7 +58,8 @@ class OpenedTile(NamedTuple):
     fits: dict[str, Fits]
     details: "h5py.File | None"
     selection: Selection
-    layout: Layout | None
+    healpix_29: npt.NDArray[np.int64]
+    layout: SpectraLayout | None
     rows: npt.NDArray[np.int64]
 
 
@@ -108,7 +113,8 @@ def open_tile(
         )
         n_selected = len(selection.targetid)
         if not n_selected:
-            yield OpenedTile(tile, fits, None, selection, None, np.zeros(0, np.int64))
+            none = np.zeros(0, np.int64)
+            yield OpenedTile(tile, fits, None, selection, none, None, none)
             return
         if "coadd" not in there:
             raise BadTile(
@@ -118,14 +124,35 @@ def open_tile(
         details = None
         for kind, path in there.items():
             if kind == "rrdetails":
-                details = stack.enter_context(open_details(path))
+                details = stack.enter_context(open_hdf5(path))
             elif kind not in fits:
                 fits[kind] = stack.enter_context(open_fits(path))
         coadd = fits["coadd"]
-        found = read_columns(coadd, "FIBERMAP", ("TARGETID",))["TARGETID"].astype(np.int64)
+        fibermap = read_columns(coadd, "FIBERMAP", ("TARGETID", *POSITION))
+        found = fibermap["TARGETID"].astype(np.int64)
         if not (by_rows and np.array_equal(np.sort(found), selection.targetid)):
             whole = read_columns(fits["redrock"], "REDSHIFTS", ("TARGETID",))["TARGETID"]
             check_row_match(whole.astype(np.int64), found, "HDU FIBERMAP", coadd.source)
         layout = read_layout(coadd, len(found), settings["spectra"])
         rows = match_rows(selection.targetid, found)
-        yield OpenedTile(tile, fits, details, selection, layout, rows)
+        healpix_29 = _pixels(coadd, fibermap, rows)
+        order = np.lexsort((selection.targetid, healpix_29))
+        yield OpenedTile(
+            tile, fits, details, reorder(selection, order), healpix_29[order], layout, rows[order]
+        )
+
+
+def _pixels(
+    coadd: Fits, fibermap: dict[str, npt.NDArray[Any]], rows: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Return the pixels of the positions of some rows of FIBERMAP."""
+    ra, dec = (fibermap[name][rows].astype(np.float64) for name in POSITION)
+    bad = ~(np.isfinite(ra) & (np.abs(dec) <= 90))
+    if bad.any():
+        i = int(np.argmax(bad))
+        raise BadTile(
+            "corrupt_source",
+            f"{coadd.source}: HDU FIBERMAP: TARGETID {fibermap['TARGETID'][rows[i]]} lies at "
+            f"({ra[i]}, {dec[i]}), which is no position",
+        )
+    return pixels_at(HATS_ORDER, ra, dec)

@@ -50,7 +50,7 @@ catalogue; the selection is that of Chaussidon et al. 2023 (ApJ 944, 107).
 
 
 class Selection(NamedTuple):
-    """The selected targets of a tile, in increasing order of TARGETID.
+    """The selected targets of a tile; `select_targets` gives them in order of TARGETID.
 
     Attributes
     ----------
@@ -201,6 +201,12 @@ def select_targets(
     row = np.flatnonzero(keep)
     row = row[np.argsort(targetid[row], kind="stable")]
     return Selection(targetid[row], row, len(targetid), z[row], zerr[row], maskbits[row])
+
+
+def reorder(selection: Selection, order: npt.NDArray[np.int64]) -> Selection:
+    """Return the same targets in another order, given by their indices."""
+    arrays = {k: v[order] for k, v in selection._asdict().items() if k != "n_targets"}
+    return selection._replace(**arrays)
 
 
 def match_rows(

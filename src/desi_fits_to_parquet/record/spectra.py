@@ -23,7 +23,7 @@ from desi_fits_to_parquet.record.arms import (
 from desi_fits_to_parquet.settings import SpectraSettings
 
 
-class Layout(NamedTuple):
+class SpectraLayout(NamedTuple):
     """How the spectra of a coadd lie on their grids.
 
     Attributes
@@ -44,7 +44,7 @@ class Layout(NamedTuple):
     no_weight: bool
 
 
-def read_layout(fits: Fits, n_rows: int, settings: SpectraSettings) -> Layout:
+def read_layout(fits: Fits, n_rows: int, settings: SpectraSettings) -> SpectraLayout:
     """Read the wavelengths of a coadd and check the shapes of its images.
 
     Parameters
@@ -84,7 +84,7 @@ def read_layout(fits: Fits, n_rows: int, settings: SpectraSettings) -> Layout:
     except ValueError as error:
         raise _corrupt(fits, str(error)) from error
     joined = settings["cameras"] == "combined"
-    return Layout(
+    return SpectraLayout(
         tuple(waves),
         grid if joined else None,
         cut_range(grid.wavelength, settings["wavelength_range"]) if joined else (0, 0),
@@ -92,7 +92,9 @@ def read_layout(fits: Fits, n_rows: int, settings: SpectraSettings) -> Layout:
     )
 
 
-def read_spectra(fits: Fits, layout: Layout, rows: npt.NDArray[np.int64]) -> dict[str, Spectra]:
+def read_spectra(
+    fits: Fits, layout: SpectraLayout, rows: npt.NDArray[np.int64]
+) -> dict[str, Spectra]:
     """Read the spectra of some rows, with the arms joined and cut as configured, not yet rounded.
 
     Parameters

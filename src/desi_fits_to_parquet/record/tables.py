@@ -3,8 +3,7 @@
 Fields of a file, a target or an optional column that is not there are null.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,43 +12,36 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from desi_fits_to_parquet.columns import load_columns
-from desi_fits_to_parquet.formats.arrow import lists, numbers, row_lists, strings
+from desi_fits_to_parquet.formats.arrow import lists, numbers, row_lists, strings, structs
 from desi_fits_to_parquet.formats.fits import Fits
 from desi_fits_to_parquet.formats.fits_tables import check_column, read_table, table_columns
 from desi_fits_to_parquet.formats.hdf5 import (
-    HDF5_ERRORS,
     MAX_FITS_BYTES,
     MAX_SCAN_BYTES,
     find_object,
+    hdf5_errors,
     read_dataset,
     read_fit_tables,
 )
 from desi_fits_to_parquet.outcomes import BadTile
-from desi_fits_to_parquet.record.schema import Field, fits_type, scans_type
+from desi_fits_to_parquet.record.opened import OpenedTile
+from desi_fits_to_parquet.record.schema import HATS_INDEX, Field, fits_type, scans_type
 from desi_fits_to_parquet.record.selection import Selection, check_unique, match_rows
-from desi_fits_to_parquet.tile import REQUIRED_KINDS, Tile
+from desi_fits_to_parquet.tile import REQUIRED_KINDS
 
 if TYPE_CHECKING:
     import h5py
 
 
 def read_tables(
-    tile: Tile,
-    files: Mapping[str, Fits],
-    selection: Selection,
-    fields: Sequence[Field],
-    preset: str | None,
+    opened: OpenedTile, fields: Sequence[Field], preset: str | None
 ) -> dict[str, pa.Array]:
     """Read the fields that come from tables, for all selected targets.
 
     Parameters
     ----------
-    tile
-        The tile.
-    files
-        Its opened FITS files by kind; the fields of a kind that is not in it are null.
-    selection
-        The targets, in the order of the record.
+    opened
+        The tile's files; the fields of a file that is not there are null.
     fields
         The fields of the record; those that this function does not know are passed over.
     preset
@@ -65,19 +57,22 @@ def read_tables(
     BadTile
         `corrupt_source` where a table lacks a required column or target, or repeats a target.
     """
+    tile, selection = opened.tile, opened.selection
     n = len(selection.targetid)
     arrays: dict[str, pa.Array] = {
         "survey": strings([tile.survey.encode()] * n),
         "program": strings([tile.program.encode()] * n),
         "healpix": numbers(pa.int32(), np.full(n, tile.pixel, np.int32)),
+        "healpix_order": numbers(pa.int32(), np.full(n, tile.order, np.int32)),
+        HATS_INDEX: numbers(pa.int64(), opened.healpix_29),
     }
     by_table: dict[tuple[str, str], list[Field]] = {}
     for field in fields:
         if field.source:
             by_table.setdefault(field.source[:2], []).append(field)
     for (kind, extname), wanted in by_table.items():
-        if kind in files:
-            arrays |= _read_fields(files[kind], kind, extname, wanted, selection)
+        if kind in opened.fits:
+            arrays |= _read_fields(opened.fits[kind], kind, extname, wanted, selection)
         else:
             arrays |= {field.name: pa.nulls(n, field.type) for field in wanted}
     if preset == "desi_qso":
@@ -170,31 +165,6 @@ def _converted(dtype: Any, values: npt.NDArray[Any], where: str) -> npt.NDArray[
     return converted
 
 
-@contextmanager
-def open_details(path: Path) -> Iterator["h5py.File"]:
-    """Open a tile's rrdetails file; `corrupt_source` where it is broken."""
-    import h5py
-
-    with _hdf5_errors(path.name):
-        details = h5py.File(path, "r")
-    with details:
-        yield details
-
-
-@contextmanager
-def _hdf5_errors(file: str) -> Iterator[None]:
-    """Turn what h5py raises for a broken file into `corrupt_source`.
-
-    It raises all of these for a file that is cut short or no HDF5, depending on where it breaks.
-    """
-    try:
-        yield
-    except HDF5_ERRORS as error:
-        raise BadTile(
-            "corrupt_source", f"{file}: not a readable HDF5 file of redrock ({error})"
-        ) from error
-
-
 def read_best_fits(details: "h5py.File | None", targetid: npt.NDArray[np.int64]) -> pa.Array:
     """Read redrock's best fits of some targets, each target's in increasing order of chi2.
 
@@ -206,22 +176,23 @@ def read_best_fits(details: "h5py.File | None", targetid: npt.NDArray[np.int64])
     kind = fits_type()
     if details is None:
         return pa.nulls(len(targetid), kind)
-    columns = {m.name: "S" if pa.types.is_string(m.type) else "iuf" for m in kind.value_type}
-    with _hdf5_errors(Path(details.filename).name):
+    columns = {m.name: "S" if pa.types.is_string(m.type.value_type) else "iuf" for m in kind}
+    with hdf5_errors(Path(details.filename).name):
         found = read_fit_tables(details, targetid.tolist(), columns)
-    known = [target in found for target in targetid.tolist()]
+    missing = np.array([target not in found for target in targetid.tolist()], bool)
     tables = [fits[np.argsort(fits["chi2"], kind="stable")] for fits in found.values()]
     lengths = np.zeros(len(targetid), np.int64)
-    lengths[known] = [len(table) for table in tables]
+    lengths[~missing] = [len(table) for table in tables]
     members = []
-    for member in kind.value_type:
+    for member in kind:
+        item = member.type.value_type
         values = np.concatenate([table[member.name] for table in tables] or [np.zeros(0, "S1")])
-        if pa.types.is_string(member.type):
-            members.append(strings(values.tolist()))
+        if pa.types.is_string(item):
+            items = strings(values.tolist())
         else:
-            members.append(numbers(member.type, values.astype(member.type.to_pandas_dtype())))
-    structs = pa.StructArray.from_arrays(members, fields=list(kind.value_type))
-    return lists(kind, lengths, structs, ~np.array(known, bool))
+            items = numbers(item, values.astype(item.to_pandas_dtype()))
+        members.append(lists(member.type, lengths, items, missing))
+    return structs(kind, members, missing)
 
 
 def read_scans(details: "h5py.File | None", targetid: npt.NDArray[np.int64]) -> pa.Array:
@@ -237,7 +208,7 @@ def read_scans(details: "h5py.File | None", targetid: npt.NDArray[np.int64]) -> 
         return pa.nulls(len(targetid), kind)
     from h5py import h5g
 
-    with _hdf5_errors(Path(details.filename).name):
+    with hdf5_errors(Path(details.filename).name):
         root = h5g.open(details.id, b"/")
         targets = read_dataset(root, "targetids", MAX_SCAN_BYTES, 1)[()].astype(np.int64)
         row = match_rows(targetid, targets)
@@ -259,22 +230,21 @@ def read_scans(details: "h5py.File | None", targetid: npt.NDArray[np.int64]) -> 
                 scans.append(scan[order][place])
     n = len(place)
     lengths = np.tile([len(redshift) for redshift in redshifts], n)
-    struct = kind.value_type
+    templates_a_target = np.where(known, len(templates), 0)
 
-    def members(name: str, tables: list[npt.NDArray[Any]]) -> pa.Array:
+    def scans_of(name: str, tables: list[npt.NDArray[Any]]) -> pa.Array:
         """Join the tables: one target after another, in each one template after another."""
         together = np.concatenate(tables, axis=1) if tables else np.zeros((n, 0))
-        member = struct.field(name).type
-        items = numbers(member.value_type, together.astype(np.float64).reshape(-1))
-        return lists(member, lengths, items)
+        outer = kind.field(name).type
+        inner = outer.value_type
+        items = numbers(inner.value_type, together.astype(np.float64).reshape(-1))
+        return lists(outer, templates_a_target, lists(inner, lengths, items), ~known)
 
-    scans = pa.StructArray.from_arrays(
-        [
-            strings([template.encode() for template in templates] * n),
-            members("redshift", [np.broadcast_to(z, (n, len(z))) for z in redshifts]),
-            members("chi2", chi2s),
-            members("penalty", penalties),
-        ],
-        fields=list(struct),
-    )
-    return lists(kind, np.where(known, len(templates), 0), scans, ~known)
+    names = strings([template.encode() for template in templates] * n)
+    members = [
+        lists(kind.field("template").type, templates_a_target, names, ~known),
+        scans_of("redshift", [np.broadcast_to(z, (n, len(z))) for z in redshifts]),
+        scans_of("chi2", chi2s),
+        scans_of("penalty", penalties),
+    ]
+    return structs(kind, members, ~known)
