@@ -22,7 +22,7 @@ from desi_fits_to_parquet.run.snakemake import (
 from desi_fits_to_parquet.run.watch import TILE_RULES, watch_run
 
 try:
-    apply(workflow, config["transfer"]["downloads"])
+    SNAKEMAKE_TESTED = apply(workflow, config["transfer"]["downloads"])
 except UnknownSnakemake as error:
     sys.exit(str(error))
 
@@ -71,6 +71,7 @@ onstart:
     # What keeps a run from beginning ends it here in one line, not as a failed job.
     needed = {job.rule.name for job in jobs_to_do(workflow)}
     try:
+        end_run = begin(workflow, SNAKEMAKE_TESTED)
         addresses = read_addresses(
             config["notify"]["urls_file"], os.environ, Path(workflow.basedir)
         )
@@ -79,8 +80,12 @@ onstart:
         Path(RESULTS, LOW_NOTE).unlink(missing_ok=True)
         if "discover_tiles" in needed:
             probe_archive(config["archive"])
-    except (RunningElsewhere, ArchiveUnreachable, NotifyError) as error:
+    except (
+        ArchiveUnreachable,
+        NotifyError,
+        RunningElsewhere,
+        UnknownSnakemake,
+    ) as error:
         sys.exit(f"Stopped before the first job: {error}")
-    end_run = begin(workflow)
     if needed.intersection(["discover_tiles", *TILE_RULES]):
         watch_run(logger, screens(), config, addresses, count_tiles, end_run)

@@ -41,22 +41,6 @@ def kill_somehow(
     return how != "job" or bool(jobs), jobs
 
 
-def test_fits_that_a_killed_run_left_go_although_every_tile_is_done(tmp_path: Path):
-    tile = TILES[0]
-    write_tile(tmp_path / "archive", tile)
-    work = checkout(tmp_path / "work")
-    fits = work.results / "fits/main/dark" / str(tile.healpix)
-    with serve_archive(tmp_path / "archive", BUCKET) as endpoint:
-        work.run(endpoint, "tiles")
-        finished = work.markers()[tile]["finished"]
-        fits.mkdir(parents=True)
-        (fits / "coadd.fits").write_bytes(b"left")
-        os.utime(fits, (finished - 60, finished - 60))  # fetched before they were validated
-        work.run(endpoint, "tiles")
-    assert not fits.exists()
-    assert work.markers()[tile]["finished"] == finished
-
-
 def test_run_killed_twenty_times_ends_with_the_parquet_of_an_undisturbed_one(tmp_path: Path):
     archive = tmp_path / "archive"
     for tile in TILES:

@@ -1,8 +1,326 @@
-"""What is begun is finished first, however few of the ready jobs are looked at."""
+"""What is bent in Snakemake: that it is as it was when it was bent, and what the bending does."""
 
-from typing import NamedTuple
+import gc
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+from unittest.mock import MagicMock
 
-from desi_fits_to_parquet.run.snakemake import choose_followers_too
+import pytest
+import snakemake.api
+from snakemake.dag import DAG
+from snakemake.jobs import GroupJobFactory
+from snakemake.jobs import Job as SnakemakeJob
+from snakemake.scheduling.job_scheduler import JobScheduler
+from snakemake.settings.types import GroupSettings
+from snakemake.sourcecache import SourceCache
+
+from desi_fits_to_parquet.run import snakemake as door
+from desi_fits_to_parquet.run.snakemake import (
+    LOOKED_AT,
+    Place,
+    UnknownSnakemake,
+    apply,
+    begin,
+    changed,
+    choose_followers_too,
+    is_tested,
+    screens,
+)
+
+
+@pytest.fixture
+def as_it_was() -> Iterator[None]:
+    """Undo what `apply` and `begin` do to this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GroupJobFactory, "new", GroupJobFactory.new)
+        patch.setattr(SnakemakeJob, "is_pipe_or_service_input", NO_PIPE)
+        threshold, handler = gc.get_threshold(), signal.getsignal(signal.SIGTERM)
+        yield
+        gc.set_threshold(*threshold)
+        signal.signal(signal.SIGTERM, handler)
+
+
+NO_PIPE = SnakemakeJob.is_pipe_or_service_input
+
+
+class Workflow:
+    """As much of Snakemake's as is touched while the Snakefile is read."""
+
+    is_main_process = True
+
+    def __init__(self) -> None:
+        self.group_settings = GroupSettings()
+        self.global_resources: dict[str, Any] = {}
+        self.sourcecache = SimpleNamespace(_cache=Path)
+
+    def register_resource(self, name: str, value: Any) -> None:
+        self.global_resources[name] = value
+
+    def is_patched(self) -> bool:
+        return self.sourcecache._cache is not Path
+
+
+# ------------------------------------------------------------------- what is touched is as known
+
+
+@pytest.mark.parametrize("place", LOOKED_AT, ids=lambda place: place.name)
+def test_each_name_that_is_touched_is_there_and_is_called_as_known(place: Place):
+    assert changed([place]) == []
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        Place("nowhere:Job"),
+        Place("jobs:Job.is_nothing"),
+        Place("dag:DAG.depends"),
+        Place("workflow:Workflow.global_limits"),
+        Place("jobs:GroupJobFactory.new", "self id jobs"),
+        Place("jobs:GroupJobFactory.new", "self id resources jobs"),
+        Place("jobs:GroupJobFactory.new", "self id jobs resources more"),
+    ],
+)
+def test_name_that_is_gone_or_is_called_otherwise_is_noticed(place: Place):
+    assert changed([place]) == [place.name]
+
+
+def test_version_that_is_installed_is_the_tested_one():
+    assert is_tested()
+
+
+# ------------------------------------------------------------ each fault is there, and is mended
+
+
+class Member:
+    """A job in a graph."""
+
+    pipe_or_service_output = ()
+    dag = SimpleNamespace(workflow=SimpleNamespace(execution_settings=SimpleNamespace(attempt=1)))
+
+
+def bundle_twice(new: Callable[..., Any]) -> tuple[int, int]:
+    """Bundle two jobs, as Snakemake does when it looks at the graph; sizes of the first's group."""
+    factory, pair, sizes = GroupJobFactory(), (Member(), Member()), []
+    for _ in range(2):
+        first, second = (new(factory, "tile", [job], None) for job in pair)
+        sizes.append(len(set(first.jobs)))
+        first.merge(second)
+    return tuple(sizes)
+
+
+def test_snakemake_bundles_groups_that_were_bundled_before_and_here_it_does_not():
+    assert bundle_twice(GroupJobFactory.new) == (1, 2)
+    assert bundle_twice(door._new_group) == (1, 1)
+
+
+def test_snakemake_looks_for_a_script_for_each_job_and_here_once(tmp_path: Path):
+    looks = []
+
+    class Counting(SourceCache):
+        def _cache_entry(self, source_file: str) -> Path:
+            looks.append(source_file)
+            return tmp_path
+
+    source_cache = Counting(tmp_path / "cache")
+    for _ in range(3):
+        source_cache._cache("script.py")
+    assert len(looks) == 3
+    kept = cache(source_cache._cache)
+    assert {kept("script.py") for _ in range(3)} == {tmp_path}
+    assert len(looks) == 4
+
+
+def test_snakemake_looks_at_all_that_a_job_depends_on_for_each_input_and_here_at_none():
+    looks = []
+
+    class Files(set[str]):
+        def __contains__(self, path: object) -> bool:
+            looks.append(path)
+            return super().__contains__(path)
+
+    paths = [f"{number}.json" for number in range(20)]
+    report = Member()
+    report.dag = SimpleNamespace(dependencies={report: {Member(): Files([path]) for path in paths}})
+    assert not any(NO_PIPE(report, path) for path in paths)
+    assert len(looks) == 20 * 21 / 2
+    assert not door._is_no_pipe(report, paths[0])
+
+
+def scheduler_with(**attributes: Any) -> SimpleNamespace:
+    """A scheduler before its first choice."""
+    return SimpleNamespace(
+        _executor=MagicMock(), _open_jobs=threading.Semaphore(1), _lock=threading.Lock(),
+        _finish_jobs=lambda: None,
+        _error_jobs=lambda: None, running=set(), _errors=False, _executor_error=None,
+        _user_kill=None, dryrun=False, resources={}, _last_job_selection_empty=True, keepgoing=True,
+        workflow=SimpleNamespace(dag=SimpleNamespace(queue_input_jobs=[])), **attributes,
+    )  # fmt: skip
+
+
+def test_snakemake_shows_a_choice_of_jobs_the_sample_alone():
+    shown = []
+
+    def choose(jobs: set[Any]) -> None:
+        shown.append(jobs)
+        raise InterruptedError
+
+    ready = [Ready() for _ in range(10)]
+    scheduler = scheduler_with(open_jobs=ready, subsample=3, job_selector=choose)
+    with pytest.raises(InterruptedError):
+        JobScheduler.schedule(scheduler)
+    assert [len(jobs) for jobs in shown] == [3]
+
+
+class Ready:
+    def reset_params_and_resources(self) -> None:
+        pass
+
+
+def test_snakemakes_handler_of_sigterm_waits_for_a_lock_of_its_own_thread_and_here_does_not(
+    as_it_was: None,
+):
+    released = threading.Event()
+    scheduler = scheduler_with()
+    scheduler._open_jobs = SimpleNamespace(release=released.set)
+
+    class Lock:
+        """As Snakemake's own, but it says where it would wait for ever."""
+
+        held_by = 0
+        inner = threading.Lock()
+
+        def __enter__(self) -> None:
+            if self.held_by == threading.get_ident():
+                raise RecursionError
+            self.inner.acquire()
+            self.held_by = threading.get_ident()
+
+        def __exit__(self, *error: object) -> None:
+            self.held_by = 0
+            self.inner.release()
+
+    scheduler._lock = Lock()
+    scheduler.job_selector = list
+    scheduler.exit_gracefully = lambda *args: JobScheduler.exit_gracefully(scheduler, *args)
+    workflow = SimpleNamespace(scheduler=scheduler, dag=Graph(set(), {}))
+    begin(workflow, tested=True)
+    with scheduler._lock:
+        with pytest.raises(RecursionError):
+            scheduler.exit_gracefully(signal.SIGTERM, None)
+        signal.raise_signal(signal.SIGTERM)
+        assert not released.is_set()
+    assert released.wait(20)
+    assert scheduler._user_kill == "graceful"
+
+
+def test_lock_of_snakemakes_scheduler_lets_no_thread_in_twice(as_it_was: None):
+    lock = JobScheduler(MagicMock(), MagicMock(), MagicMock(), MagicMock())._lock
+    with lock:
+        assert not lock.acquire(blocking=False)
+
+
+# --------------------------------------------------------------------------- versions, known or not
+
+
+def test_known_version_gets_every_patch_and_a_limit_of_downloads(as_it_was: None):
+    workflow = Workflow()
+    assert apply(workflow, 7)
+    assert apply(Workflow(), 7)  # what was bent already is no unknown version
+    assert workflow.global_resources["download"].value == 7
+    assert workflow.is_patched()
+    assert GroupJobFactory.new is door._new_group
+    assert SnakemakeJob.is_pipe_or_service_input is door._is_no_pipe
+
+
+def test_limit_of_downloads_that_the_user_gave_is_kept(as_it_was: None):
+    workflow = Workflow()
+    workflow.global_resources["download"] = 2
+    apply(workflow, 7)
+    assert workflow.global_resources == {"download": 2}
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    lines: list[str] = []
+    monkeypatch.setattr(door, "logger", SimpleNamespace(warning=lines.append, handlers=[]))
+    return lines
+
+
+def make_unknown(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if how == "version":
+        monkeypatch.setattr(snakemake, "__version__", "9.99.0")
+    else:
+        monkeypatch.setattr(SourceCache, "_cache", lambda self, file, more: None)
+
+
+@pytest.mark.parametrize("how", ["version", "signature"])
+def test_unknown_version_is_left_as_it_is_with_one_line_that_says_so(
+    how: str, as_it_was: None, said: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    make_unknown(how, monkeypatch)
+    workflow, plain = Workflow(), GroupJobFactory.new
+    assert not apply(workflow, 7)
+    assert not workflow.is_patched()
+    assert GroupJobFactory.new is plain
+    assert SnakemakeJob.is_pipe_or_service_input is NO_PIPE
+    assert workflow.global_resources["download"].value == 7
+    (line,) = said
+    assert snakemake.__version__ in line
+    assert "left out" in line
+    scheduler = scheduler_with(job_selector=list)
+    workflow.scheduler, workflow.dag = scheduler, Graph(set(), {})
+    begin(workflow, tested=False)
+    assert scheduler.job_selector is list
+
+
+def test_unknown_version_is_told_of_by_the_run_and_not_by_its_jobs(
+    as_it_was: None, said: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    make_unknown("version", monkeypatch)
+    workflow = Workflow()
+    workflow.is_main_process = False
+    apply(workflow, 7)
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"group_settings": GroupSettings(overwrite_groups={"a": "b"})},
+        {"group_settings": GroupSettings(group_components={"b": 9})},
+        {},  # another name for them, by then
+    ],
+)
+def test_unknown_version_does_no_jobs_in_groups(settings: dict[str, Any], as_it_was: None):
+    workflow = SimpleNamespace(scheduler=scheduler_with(job_selector=list), **settings)
+    with pytest.raises(UnknownSnakemake, match=r"jobs in groups .* twice; install 9\.27"):
+        begin(workflow, tested=False)
+
+
+def test_version_that_lacks_what_a_run_cannot_do_without_is_refused_and_named(
+    as_it_was: None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delattr(DAG, "needrun_jobs")
+    with pytest.raises(UnknownSnakemake, match=r"dag:DAG\.needrun_jobs changed; install 9\.27"):
+        apply(Workflow(), 7)
+
+
+def test_screen_is_where_snakemake_writes_and_no_file(tmp_path: Path, said: list[str]):
+    screen = logging.StreamHandler(sys.stderr)
+    file = logging.FileHandler(tmp_path / "log")
+    door.logger.handlers.extend([logging.NullHandler(), file, screen])
+    assert screens() == [screen]
+    file.close()
+
+
+# ------------------------------------- what is begun is finished first, however few are looked at
 
 
 class Job(NamedTuple):

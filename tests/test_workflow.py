@@ -325,13 +325,20 @@ def test_archive_that_does_not_answer_ends_the_run_in_one_line_with_its_address(
     assert "discover_tiles" in work.run(endpoint, "--dry-run")
 
 
-def test_fits_that_a_killed_run_left_of_a_finished_tile_are_removed(work: Work, finished: Finished):
+def test_fits_that_a_killed_run_left_are_removed_although_every_tile_is_done(
+    work: Work, finished: Finished
+):
     left = work.results / "fits" / PLAIN.survey / PLAIN.program / str(PLAIN.number)
     left.mkdir(parents=True)
     (left / "download.json").write_text("{}")
-    marker_path(work.results, SHUFFLED).unlink()  # something to do
-    work.run(finished.endpoint, *WITHOUT_REPORT)
+    before = work.markers()
+    fetched = before[PLAIN]["finished"] - 60
+    os.utime(left, (fetched, fetched))
+    text = work.run(finished.endpoint, *WITHOUT_REPORT)
+    assert "Nothing to be done" not in text
     assert work.leftovers() == []
+    assert work.markers() == before
+    assert "Nothing to be done" in work.run(finished.endpoint, *WITHOUT_REPORT)
 
 
 def test_run_ends_with_what_is_missing_where_the_disk_is_too_small(work: Work, finished: Finished):

@@ -13,7 +13,6 @@ import logging
 import signal
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
-from operator import attrgetter
 from threading import Thread
 from typing import Any, NamedTuple, TextIO
 
@@ -43,22 +42,28 @@ class Place(NamedTuple):
     parameters: str = ""
 
 
-# What a run cannot do without: asked before the first job, and of no speed.
+# What no run can do without.
 NEEDED = (
     Place("workflow:Workflow.is_main_process"),
+    Place("workflow:Workflow.resource_settings"),
+    Place("workflow:Workflow.global_resources"),
     Place("workflow:Workflow.register_resource", "self name value"),
     Place("workflow:Workflow.scheduler"),
     Place("workflow:Workflow.dag"),
+    Place("settings.types:ResourceSettings.nodes"),
     Place("resources:Resource", "name value"),
     Place("dag:DAG.needrun_jobs", "self exclude_finished"),
     Place("scheduling.job_scheduler:JobScheduler.exit_gracefully", "self args"),
 )
 
 FASTER = (
+    Place("workflow:Workflow.sourcecache"),
     Place("sourcecache:SourceCache._cache", "self source_file"),
     Place("jobs:Job.is_pipe_or_service_input", "self path"),
     Place("scheduling.job_scheduler:JobScheduler.job_selector", "self jobs"),
+    Place("scheduling.job_scheduler:JobScheduler.running"),
     Place("dag:DAG.ready_jobs"),
+    Place("dag:DAG.depending"),
 )
 
 GROUPING = (
@@ -80,17 +85,29 @@ def changed(places: Sequence[Place]) -> list[str]:
 
 
 def _is_as_known(place: Place) -> bool:
-    module, _, attribute = place.name.partition(":")
+    module, _, name = place.name.partition(":")
+    *owners, attribute = name.split(".")
     try:
-        found = attrgetter(attribute)(importlib.import_module(f"snakemake.{module}"))
+        owner = importlib.import_module(f"snakemake.{module}")
+        for each in owners:
+            owner = getattr(owner, each)
     except (ImportError, AttributeError):
         return False
+    if not place.parameters:
+        return attribute in dir(owner) or attribute in _given_to_objects(owner)
     expected = place.parameters.split()
-    parameters = list(inspect.signature(found).parameters.values()) if expected else []
-    more = parameters[len(expected) :]
+    called = getattr(owner, attribute, None)
+    parameters = list(inspect.signature(called).parameters.values()) if called else []
     return [parameter.name for parameter in parameters[: len(expected)]] == expected and all(
-        parameter.default is not parameter.empty for parameter in more
+        parameter.default is not parameter.empty for parameter in parameters[len(expected) :]
     )
+
+
+def _given_to_objects(owner: Any) -> set[str]:
+    """Return the attributes that a class gives to its objects when they are made."""
+    made = (vars(owner).get(name) for name in ("__init__", "__post_init__"))
+    names = [set(each.__code__.co_names) for each in made if each]
+    return set(getattr(owner, "__annotations__", {})).union(*names)
 
 
 def is_tested() -> bool:
@@ -99,8 +116,8 @@ def is_tested() -> bool:
     return version.startswith(f"{TESTED}.") and not changed(LOOKED_AT)
 
 
-def apply(workflow: Workflow, downloads: int) -> None:
-    """Prepare Snakemake for 90,000 jobs, for groups that are made twice, and limit downloads.
+def apply(workflow: Workflow, downloads: int) -> bool:
+    """Prepare Snakemake for 90,000 jobs and for groups of them, and limit downloads.
 
     To be called while the Snakefile is read.
 
@@ -111,28 +128,32 @@ def apply(workflow: Workflow, downloads: int) -> None:
     downloads
         Tiles to fetch at once, unless `--resources download=` or a profile says another number.
 
+    Returns
+    -------
+    bool
+        Whether this Snakemake is known, so that what saves time was done; for `begin`.
+
     Raises
     ------
     UnknownSnakemake
-        Where this version lacks what every run needs, or what is asked of it needs a patch that
-        was made for another.
+        Where this version lacks what every run needs.
     """
-    wanted = f"this project is tested with Snakemake {TESTED}, this is {snakemake.__version__}"
     if missing := changed(NEEDED):
-        raise UnknownSnakemake(f"{wanted}, in which {', '.join(missing)} changed: install {TESTED}")
-    if is_tested():
+        raise UnknownSnakemake(f"{_unknown()}: {', '.join(missing)} changed; install {TESTED}")
+    tested = is_tested()
+    if tested:
         _apply_patches(workflow)
-    elif _makes_groups(workflow):
-        raise UnknownSnakemake(
-            f"{wanted}, where it is unknown whether jobs in groups (--groups, --group-components) "
-            f"are done twice: install {TESTED}, or run without groups"
-        )
     elif workflow.is_main_process:
-        logger.warning(f"{wanted}: what only saves time with many tiles is left out.")
+        logger.warning(f"{_unknown()}: what only saves time with many tiles is left out.")
     # Snakemake 9.27 has no public way to give a limit a default that the configuration decides: in
     # a profile it is a constant, which `transfer.downloads` cannot change. See snakemake#1866.
     if "download" not in workflow.global_resources:
         workflow.register_resource("download", Resource("download", downloads))
+    return tested
+
+
+def _unknown() -> str:
+    return f"This is Snakemake {snakemake.__version__}, this project is tested with {TESTED}"
 
 
 def _apply_patches(workflow: Workflow) -> None:
@@ -155,12 +176,12 @@ def _apply_patches(workflow: Workflow) -> None:
     SnakemakeJob.is_pipe_or_service_input = _is_no_pipe
 
 
-def _new_group(factory: Any, id: str, jobs: Collection[Job], resources: Any) -> Any:
+def _new_group(self: Any, id: str, jobs: Collection[Job], resources: Any) -> Any:
     """Make a group of jobs that no other part of the graph knows."""
     return GroupJob(id, frozenset(jobs), resources)
 
 
-def _is_no_pipe(job: Job, path: str) -> bool:
+def _is_no_pipe(self: Job, path: str) -> bool:
     return False
 
 
@@ -196,17 +217,34 @@ def ending(workflow: Workflow) -> Callable[..., None]:
     return end_run
 
 
-def begin(workflow: Workflow) -> Callable[..., None]:
+def begin(workflow: Workflow, tested: bool) -> Callable[..., None]:
     """Prepare the scheduler, which is there when a run begins; SIGTERM ends the run from now on.
+
+    Parameters
+    ----------
+    workflow
+        Snakemake's.
+    tested
+        What `apply` returned.
 
     Returns
     -------
     callable
         See `ending`.
+
+    Raises
+    ------
+    UnknownSnakemake
+        Where jobs are to be grouped by a version that is not known: tiles may be done twice.
     """
+    if not tested and _makes_groups(workflow):
+        raise UnknownSnakemake(
+            f"{_unknown()}. It may do jobs in groups (--groups, --group-components) twice; "
+            f"install {TESTED}, or run without groups"
+        )
     end_run = ending(workflow)
     signal.signal(signal.SIGTERM, end_run)
-    if is_tested():
+    if tested:
         scheduler = workflow.scheduler
         scheduler.job_selector = choose_followers_too(
             scheduler.job_selector, workflow.dag, scheduler.running
