@@ -28,7 +28,7 @@ from desi_fits_to_parquet.tiles_csv import list_tiles
 
 
 def build_report(results: Path, report_folder: Path, settings: Settings) -> dict[str, Any]:
-    """Write every file of the report: `report_files.TABLES` and `report_files.PAGES`.
+    """Write every file of the report: `files.TABLES` and `files.PAGES`.
 
     Parameters
     ----------
