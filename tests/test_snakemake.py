@@ -233,7 +233,7 @@ def test_known_version_gets_every_patch_and_a_limit_of_downloads(as_it_was: None
     workflow = Workflow()
     assert apply(workflow, 7)
     assert apply(Workflow(), 7)  # what was bent already is no unknown version
-    assert workflow.global_resources["download"].value == 7
+    assert workflow.global_resources == {"download": 7}
     assert workflow.is_patched()
     assert GroupJobFactory.new is door._new_group
     assert SnakemakeJob.is_pipe_or_service_input is door._is_no_pipe
@@ -270,7 +270,7 @@ def test_unknown_version_is_left_as_it_is_with_one_line_that_says_so(
     assert not workflow.is_patched()
     assert GroupJobFactory.new is plain
     assert SnakemakeJob.is_pipe_or_service_input is NO_PIPE
-    assert workflow.global_resources["download"].value == 7
+    assert workflow.global_resources == {"download": 7}
     (line,) = said
     assert snakemake.__version__ in line
     assert "left out" in line

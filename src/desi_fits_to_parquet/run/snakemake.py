@@ -20,7 +20,6 @@ import snakemake.api  # before its other modules, which import each other in a c
 from snakemake.jobs import GroupJob, GroupJobFactory
 from snakemake.jobs import Job as SnakemakeJob
 from snakemake.logging import logger
-from snakemake.resources import Resource
 
 TESTED = "9.27"
 """The version of Snakemake that `make test` and `make test-slurm` were run with."""
@@ -51,7 +50,6 @@ NEEDED = (
     Place("workflow:Workflow.scheduler"),
     Place("workflow:Workflow.dag"),
     Place("settings.types:ResourceSettings.nodes"),
-    Place("resources:Resource", "name value"),
     Place("dag:DAG.needrun_jobs", "self exclude_finished"),
     Place("scheduling.job_scheduler:JobScheduler.exit_gracefully", "self args"),
 )
@@ -145,10 +143,10 @@ def apply(workflow: Workflow, downloads: int) -> bool:
         _apply_patches(workflow)
     elif workflow.is_main_process:
         logger.warning(f"{_unknown()}: what only saves time with many tiles is left out.")
-    # Snakemake 9.27 has no public way to give a limit a default that the configuration decides: in
-    # a profile it is a constant, which `transfer.downloads` cannot change. See snakemake#1866.
+    # A limit cannot be given a default that the configuration decides in a public way: in a profile
+    # it is a constant, which `transfer.downloads` could not change (snakemake#1866).
     if "download" not in workflow.global_resources:
-        workflow.register_resource("download", Resource("download", downloads))
+        workflow.register_resource("download", downloads)
     return tested
 
 
