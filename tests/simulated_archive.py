@@ -11,7 +11,10 @@ from desi_fits_to_parquet.simulate.tile import simulate_tile
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.tiles_csv import Source, Sources
 
-ROOT = "dr1/spectro/redux/iron/healpix/"
+PREFIX = "dr1/spectro/redux/iron/"
+
+ROOT = f"{PREFIX}healpix/"
+"""Where the tiles of layout healpix lie."""
 
 
 def simulate_objects(tile: Tile, folder: Path, n_targets: int, **kwargs: Any) -> dict[str, bytes]:
@@ -22,20 +25,21 @@ def simulate_objects(tile: Tile, folder: Path, n_targets: int, **kwargs: Any) ->
 
 def read_objects(tile: Tile, folder: Path) -> dict[str, bytes]:
     return {
-        f"{ROOT}{tile.folder}/{path.name}": path.read_bytes()
+        f"{PREFIX}{tile.archive_folder}/{path.name}": path.read_bytes()
         for path in (folder / tile.folder).iterdir()
     }
 
 
 def key_of(tile: Tile, kind: str) -> str:
     name = tile.checksum_name("iron") if kind == "sha256sum" else tile.file_name(kind)
-    return f"{ROOT}{tile.folder}/{name}"
+    return f"{PREFIX}{tile.archive_folder}/{name}"
 
 
 def list_sources(tile: Tile, objects: dict[str, bytes]) -> Sources:
     """List the tile's files as a discovery would."""
     listed = [Source(key=k, size=len(data), etag=etag(data)) for k, data in objects.items()]
-    return sort_by_kind(tile, [s for s in listed if s["key"].startswith(f"{ROOT}{tile.folder}/")])
+    mine = f"{PREFIX}{tile.archive_folder}/"
+    return sort_by_kind(tile, [source for source in listed if source["key"].startswith(mine)])
 
 
 def checksum_list(tile: Tile, objects: dict[str, bytes]) -> bytes:
@@ -43,5 +47,5 @@ def checksum_list(tile: Tile, objects: dict[str, bytes]) -> bytes:
     return "".join(
         f"{hashlib.sha256(data).hexdigest()}  {key.rpartition('/')[2]}\n"
         for key, data in sorted(objects.items())
-        if key.startswith(f"{ROOT}{tile.folder}/") and not key.endswith(".sha256sum")
+        if key.startswith(f"{PREFIX}{tile.archive_folder}/") and not key.endswith(".sha256sum")
     ).encode()

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,12 +27,11 @@ from desi_fits_to_parquet.download.tile import download_tile
 from desi_fits_to_parquet.fuse.tile import fuse_tile
 from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES, OUTCOMES
 from desi_fits_to_parquet.paths import parquet_path
-from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.tile import LAYOUTS, Tile
 from desi_fits_to_parquet.validate import validate_tile
 
 Objects = dict[str, bytes]
 
-MODES = ("rows", "files")
 SHAPE: dict[str, Any] = {"quasar_share": 0.5, "exposures_per_target": 1, "scan_step": 100}
 
 
@@ -138,28 +138,43 @@ CASES = {
     "page that stays": Case("unreachable", ("coadd-",), always("coadd", "html")),
 }  # fmt: skip
 
-TILES = {name: Tile("main", "dark", 100 + i) for i, name in enumerate(CASES)}
+ORDERS = {"healpix": (6,), "uniqpix": (5, 6, 7)}
+"""The orders that the tiles of each layout take turns in."""
+
+
+def tiles_of(layout: str) -> dict[str, Tile]:
+    """Return a tile for each case."""
+    orders = ORDERS[layout]
+    numbers = [LAYOUTS[layout].number(orders[i % len(orders)], 100 + i) for i in range(len(CASES))]
+    return {n: Tile("main", "dark", k, layout) for n, k in zip(CASES, numbers, strict=True)}
 
 
 class Archive(NamedTuple):
-    """Objects by key as they should be and as they are, and the later version of one tile."""
+    """A tile for each case; objects by key as they should be and as they are, and the later
+    version of one tile."""
 
+    tiles: dict[str, Tile]
     right: Objects
     damaged: Objects
     newer: Objects
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
-    folder = tmp_path_factory.mktemp("archive")
-    right: Objects = {}
-    for tile in TILES.values():
-        right |= simulate_objects(tile, folder, 5, **SHAPE)
-    damaged = dict(right)
-    for name, case in CASES.items():
-        case.damage(damaged, TILES[name])
-    newer = simulate_objects(TILES["replaced"], folder / "newer", 5, seed=9, **SHAPE)
-    return Archive(right, damaged, newer)
+def archive_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Archive]:
+    @cache
+    def simulate(layout: str) -> Archive:
+        folder = tmp_path_factory.mktemp("archive")
+        tiles = tiles_of(layout)
+        right: Objects = {}
+        for tile in tiles.values():
+            right |= simulate_objects(tile, folder, 5, **SHAPE)
+        damaged = dict(right)
+        for name, case in CASES.items():
+            case.damage(damaged, tiles[name])
+        newer = simulate_objects(tiles["replaced"], folder / "newer", 5, seed=9, **SHAPE)
+        return Archive(tiles, right, damaged, newer)
+
+    return simulate
 
 
 def convert(tile: Tile, objects: Objects, folder: Path) -> pa.Table:
@@ -177,43 +192,47 @@ class Run(NamedTuple):
     """A finished run, what it printed, how often each page of the listing was asked for."""
 
     work: Work
+    archive: Archive
     text: str
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(scope="module", params=[("rows", "healpix"), ("files", "uniqpix")], ids="-".join)
 def run(
-    request: pytest.FixtureRequest, archive: Archive, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    archive_of: Callable[[str], Archive],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Run]:
     """One run over an archive in which every tile has a fault, and the listing has some too."""
-    work = checkout(tmp_path_factory.mktemp(request.param))
-    cases = {tile.number: CASES[name] for name, tile in TILES.items()}
+    mode, layout = request.param
+    archive = archive_of(layout)
+    work = checkout(tmp_path_factory.mktemp(mode))
+    cases = {tile.number: CASES[name] for name, tile in archive.tiles.items()}
     with serve(dict(archive.damaged)) as service:
         service.page = 50
 
         def choose(asked: Asked) -> str | None:
             if asked.kind == "list":
-                return {1: "slow_down", 3: "html", 5: "slow_down"}.get(asked.number)
-            healpix = int(asked.key.split("/")[-2])
-            if healpix == TILES["replaced"].number and asked.key.endswith(".sha256sum"):
+                # the page comes behind those that tell the layout, which are asked for once
+                return {1: "slow_down", 6: "html", 8: "slow_down"}.get(asked.number)
+            number = int(asked.key.split("/")[-2])
+            if number == archive.tiles["replaced"].number and asked.key.endswith(".sha256sum"):
                 service.objects.update(archive.newer)
-            return cases[healpix].fault(asked)
+            return cases[number].fault(asked)
 
         service.choose = choose
-        transfer = (
-            f"transfer={{mode: {request.param}, attempts: 3, timeout_s: 2, audit_fraction: 1}}"
-        )
-        yield Run(work, work.run(service.endpoint, config=transfer))
+        transfer = f"transfer={{mode: {mode}, attempts: 3, timeout_s: 2, audit_fraction: 1}}"
+        yield Run(work, archive, work.run(service.endpoint, config=transfer))
 
 
 def test_every_fault_ends_in_the_outcome_of_the_contract_and_no_other_tile_suffers(run: Run):
     outcomes = {tile.number: marker["outcome"] for tile, marker in run.work.markers().items()}
-    found = {name: outcomes[tile.number] for name, tile in TILES.items()}
+    found = {name: outcomes[tile.number] for name, tile in run.archive.tiles.items()}
     assert found == {name: case.outcome for name, case in CASES.items()}
 
 
-def test_no_fault_gives_wrong_parquet(run: Run, archive: Archive, tmp_path: Path):
-    for name, tile in TILES.items():
-        objects = archive.newer if name == "replaced" else archive.right
+def test_no_fault_gives_wrong_parquet(run: Run, tmp_path: Path):
+    for name, tile in run.archive.tiles.items():
+        objects = run.archive.newer if name == "replaced" else run.archive.right
         path = run.work.parquet_path(tile)
         assert path.exists() == (CASES[name].outcome == "converted"), name
         if path.exists():
@@ -225,7 +244,8 @@ def test_no_fault_gives_wrong_parquet(run: Run, archive: Archive, tmp_path: Path
 def test_the_report_says_of_each_failed_tile_what_happened_and_what_to_do(run: Run):
     with (run.work.results / "report/failed.csv").open() as stream:
         rows = {int(row["healpix"]): row for row in csv.DictReader(stream)}
-    failed = {n: t for n, t in TILES.items() if CASES[n].outcome in FAILED_OUTCOMES}
+    tiles = run.archive.tiles
+    failed = {n: t for n, t in tiles.items() if CASES[n].outcome in FAILED_OUTCOMES}
     assert rows.keys() == {tile.number for tile in failed.values()}
     for name, tile in failed.items():
         row = rows[tile.number]
@@ -269,9 +289,10 @@ def test_a_proxys_page_in_place_of_the_listing_ends_the_run_before_its_first_job
 
 
 def test_a_name_that_is_lost_after_the_listing_makes_tiles_unreachable_and_retry_mends_them(
-    archive: Archive, tmp_path: Path
+    archive_of: Callable[[str], Archive], tmp_path: Path
 ):
-    tile = TILES["nothing"]
+    archive = archive_of("healpix")
+    tile = archive.tiles["nothing"]
     work = checkout(tmp_path)
     with serve({k: v for k, v in archive.right.items() if f"/{tile.number}/" in k}) as service:
         work.run(service.endpoint, "--until", "discover_tiles")
@@ -320,15 +341,16 @@ def spoil(rng: random.Random, objects: Objects, tile: Tile, mode: str) -> tuple[
     return damage, rng.choice([0.0, 1.0])
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("mode", "layout"), [("rows", "uniqpix"), ("files", "healpix")])
 def test_random_faults_never_end_as_converted_with_wrong_data(
-    mode: str, archive: Archive, settings: dict[str, Any], tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None],
+    mode: str, layout: str, archive_of: Callable[[str], Archive], settings: dict[str, Any],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None],
 ) -> None:  # fmt: skip
     """Fetch, fuse, validate under random faults and damage: the right table, or a failed tile."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # these runs wait for no disk
     monkeypatch.setattr(archive_module, "FIRST_PAUSE_S", 0.01)
-    tile = TILES["replaced"]
+    archive = archive_of(layout)
+    tile = archive.tiles["replaced"]
     old = {key: data for key, data in archive.right.items() if f"/{tile.number}/" in key}
     without_emline = {k: v for k, v in old.items() if k != key_of(tile, "emline")}
     without_details = {k: v for k, v in old.items() if k != key_of(tile, "rrdetails")}
