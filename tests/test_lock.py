@@ -98,8 +98,9 @@ def test_job_of_another_run_writes_nothing(
     partial.mkdir(parents=True)
     log.write_text("of the second run's job")
     job = SimpleNamespace(
-        wildcards=SimpleNamespace(survey="main", program="dark", healpix="7", number="7"),
-        log=[log], config={"results": str(tmp_path)}, params=SimpleNamespace(sources="{}"),
+        wildcards={"survey": "main", "program": "dark", "healpix": "7"},
+        log=[log], config={"results": str(tmp_path)},
+        params=SimpleNamespace(sources="{}", layout="healpix"),
         input=SimpleNamespace(fits=str(tmp_path / "fits/7"), parquet=str(tmp_path / "7")),
         output=SimpleNamespace(
             fits=str(tmp_path / "fits/7"), parquet=str(tmp_path / "7"),
