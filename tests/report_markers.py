@@ -47,6 +47,7 @@ def marker(tile: Tile, outcome: str) -> dict[str, Any]:
         "reason": "" if has_parquet else f"coadd-{tile.name}.fits, HDU B_FLUX: <{outcome}> & more",
         "n_targets": None if outcome == "missing_source" else n_targets,
         "n_rows": n_rows,
+        "n_outside": 0,
         "bytes_archive": 448_000 * n_targets,
         "bytes_fetched": 400_000 + 2_500 * n_targets + 95_500 * (n_rows or 0),
         "requests": 20 + 3 * (n_rows or 0),

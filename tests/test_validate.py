@@ -22,7 +22,8 @@ Settings = dict[str, Any]
 Change = Callable[[pa.Table], pa.Table]
 
 MARKER = {
-    "survey", "program", "healpix", "outcome", "reason", "n_targets", "n_rows", "bytes_archive",
+    "survey", "program", "healpix", "outcome", "reason", "n_targets", "n_rows", "n_outside",
+    "bytes_archive",
     "bytes_fetched", "requests", "retries", "throttled", "bytes_parquet", "seconds_download",
     "seconds_fuse", "seconds_validate", "max_flux_error_sigma", "mean_flux_error_sigma",
     "max_ivar_error_relative", "sha256", "schema_fingerprint", "sources", "audit", "finished",

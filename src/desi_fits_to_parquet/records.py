@@ -103,12 +103,14 @@ class FuseRecord(FusedRecord):
 class Marker(TileKeys, TransferRecord, FusedRecord):
     """The marker.
 
-    `sha256` is None and `bytes_parquet` is 0 where there is no Parquet. Errors of flux are in units
+    `sha256` is None and `bytes_parquet` is 0 where there is no Parquet. `n_outside` counts the rows
+    whose position is not in the tile's pixel, 0 as a rule. Errors of flux are in units
     of the pixel's sigma; `finished` is in Unix seconds.
     """
 
     outcome: str
     reason: str
+    n_outside: int
     bytes_parquet: int
     seconds_download: float
     seconds_fuse: float

@@ -22,9 +22,11 @@ from desi_fits_to_parquet.paths import parquet_path
 from desi_fits_to_parquet.record.arms import Spectra
 from desi_fits_to_parquet.record.blocks import read_blocks
 from desi_fits_to_parquet.record.opened import OpenedTile, open_tile, read_download
+from desi_fits_to_parquet.record.positions import is_outside
 from desi_fits_to_parquet.record.precision import Bound, bound
 from desi_fits_to_parquet.record.schema import (
     FINGERPRINT_KEY,
+    HATS_INDEX,
     Field,
     arrow_schema,
     fingerprint,
@@ -90,12 +92,12 @@ def validate_tile(
     download = read_download(fits_folder, tile)
     path = parquet_path(tile, parquet_folder)
     outcome, reason = fuse_record["outcome"], fuse_record["reason"]
-    errors, checksum = Errors(), None
+    errors, checksum, n_outside = Errors(), None, 0
     fields = record_fields(settings)
     if outcome is None:
         outcome = "converted" if fuse_record["n_rows"] else "no_targets"
         try:
-            errors = _check(tile, fits_folder, path, fields, settings, download)
+            errors, n_outside = _check(tile, fits_folder, path, fields, settings, download)
             checksum = sha256_of(path)
             if checksum != fuse_record["sha256"]:
                 checksum = None
@@ -111,6 +113,7 @@ def validate_tile(
         "reason": reason,
         "n_targets": fuse_record["n_targets"],
         "n_rows": None if failed else fuse_record["n_rows"],
+        "n_outside": 0 if failed else n_outside,
         "bytes_archive": download["bytes_archive"],
         "bytes_fetched": download["bytes_fetched"],
         "bytes_parquet": 0 if failed else fuse_record["bytes_parquet"],
@@ -221,14 +224,14 @@ def _check(
     fields: Sequence[Field],
     settings: Settings,
     download: DownloadRecord,
-) -> Errors:
+) -> tuple[Errors, int]:
     if not path.exists():
         raise _invalid(f"{path.name} is not there")
     with open_tile(tile, folder, settings, download) as opened:
         try:
             with pq.ParquetFile(path) as parquet:
                 _check_schema(parquet, path, fields)
-                errors = _check_rows(parquet, path, fields, settings, opened)
+                errors, n_outside = _check_rows(parquet, path, fields, settings, opened)
         except (pa.ArrowException, OSError) as error:
             raise _invalid(f"{path.name} cannot be read back: {error}") from error
     precision = settings["precision"]
@@ -238,7 +241,7 @@ def _check(
             f"{path.name}: flux is off by {errors.mean_flux_sigma:.4g} sigma in the mean of "
             f"{errors.n_pixels} pixels; without bias it would be below {limit:.4g}"
         )
-    return errors
+    return errors, n_outside
 
 
 def _check_schema(parquet: pq.ParquetFile, path: Path, fields: Sequence[Field]) -> None:
@@ -261,9 +264,11 @@ def _check_rows(
     fields: Sequence[Field],
     settings: Settings,
     opened: OpenedTile,
-) -> Errors:
+) -> tuple[Errors, int]:
     targetid = opened.selection.targetid
-    stored_id = as_numbers(parquet.read(["targetid"]).column(0).combine_chunks())
+    stored_id, healpix_29 = (
+        as_numbers(column.combine_chunks()) for column in parquet.read(["targetid", HATS_INDEX])
+    )
     if len(np.unique(stored_id)) != len(stored_id):
         raise _invalid(f"{path.name}: a TARGETID occurs more than once")
     if not np.array_equal(stored_id, targetid):
@@ -285,7 +290,8 @@ def _check_rows(
         for prefix, exact in block.spectra.items():
             pixels = _stored_spectra(stored, prefix, exact, where)
             errors = compare_spectra(exact, pixels, limits, errors, where)
-    return errors
+    tile = opened.tile
+    return errors, int(np.count_nonzero(is_outside(healpix_29, tile.order, tile.pixel)))
 
 
 def _stored_spectra(block: pa.Table, prefix: str, exact: Spectra, where: str) -> Spectra:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from desi_fits_to_parquet.formats.fits import (
     Array,
@@ -14,6 +15,7 @@ from desi_fits_to_parquet.formats.fits import (
     number_keyword,
     whole_keyword,
 )
+from desi_fits_to_parquet.outcomes import BadTile
 
 MAX_TABLE_BYTES = 1 << 28
 """Tables are read whole; the largest in DESI (EXP_FIBERMAP) has tens of MB."""
@@ -138,9 +140,22 @@ def read_table(fits: Fits, name: str, wanted: Iterable[str] | None = None) -> di
 
 
 def read_columns(
-    fits: Fits, name: str, wanted: Iterable[str], text: Iterable[str] = ()
+    fits: Fits,
+    name: str,
+    wanted: Iterable[str],
+    text: Iterable[str] = (),
+    whole: Iterable[str] = ("TARGETID",),
 ) -> dict[str, Array]:
-    """Read columns of a binary table that hold one value a row: numbers, or text as named.
+    """Read columns of a binary table that hold one value a row.
+
+    Parameters
+    ----------
+    fits, name, wanted
+        As in `read_table`.
+    text
+        Columns of text; the others hold numbers.
+    whole
+        Columns of whole numbers: they become int64.
 
     Raises
     ------
@@ -150,7 +165,43 @@ def read_columns(
     table = read_table(fits, name, wanted)
     for column, values in table.items():
         check_column(fits, name, column, values, "S" if column in text else "biuf")
+        if column in whole:
+            where = f"{fits.source}: HDU {name}, column {column}"
+            table[column] = convert_values(values, np.int64, where)
     return table
+
+
+def convert_values(values: Array, dtype: npt.DTypeLike, where: str) -> Array:
+    """Return numbers in another dtype where that changes none of them.
+
+    Digits that float64 has more than float32 may be lost, though: no range check should refuse
+    them.
+
+    Parameters
+    ----------
+    values
+        Of any shape.
+    dtype
+        The dtype wanted.
+    where
+        File, HDU and column, for messages.
+
+    Raises
+    ------
+    BadTile
+        `corrupt_source` where values do not fit.
+    """
+    wanted = np.dtype(dtype)
+    if values.dtype == wanted:
+        return values
+    if values.dtype.kind not in "biuf":
+        raise BadTile("corrupt_source", f"{where} holds {values.dtype}, not {wanted}")
+    with np.errstate(invalid="ignore", over="ignore"):
+        converted = values.astype(wanted)
+        same = np.array_equal(converted, values, equal_nan=wanted.kind == "f")
+    if not same and not (wanted.kind == "f" and values.dtype.kind == "f"):
+        raise BadTile("corrupt_source", f"{where} holds values that do not fit {wanted}")
+    return converted
 
 
 def check_column(fits: Fits, name: str, column: str, values: Array, kinds: str) -> None:

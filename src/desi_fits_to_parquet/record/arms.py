@@ -23,8 +23,11 @@ import numpy.typing as npt
 
 CAMERAS = ("B", "R", "Z")
 
+STEP = 0.8
+"""Distance of neighbouring pixels in Angstrom, the same in all arms (DESI data model)."""
+
 TOLERANCE = 1e-4
-"""Wavelengths closer than this (Angstrom) are the same pixel; the pixels are 0.8 apart."""
+"""Wavelengths closer than this (Angstrom) are the same pixel."""
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 

@@ -4,15 +4,19 @@ The fusion rounds the blocks and writes them; the validation compares the Parque
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 
+from desi_fits_to_parquet.outcomes import BadTile
 from desi_fits_to_parquet.record.arms import Spectra
 from desi_fits_to_parquet.record.opened import OpenedTile
 from desi_fits_to_parquet.record.schema import Field
 from desi_fits_to_parquet.record.spectra import read_spectra
 from desi_fits_to_parquet.record.tables import read_best_fits, read_scans
+
+_DETAILS = {"rrdetails": read_best_fits, "rrdetails_scans": read_scans}
 
 
 class Block(NamedTuple):
@@ -52,20 +56,25 @@ def read_blocks(
     Raises
     ------
     BadTile
-        `corrupt_source` where spectra or best fits are broken.
+        `corrupt_source` where spectra or best fits are broken, or the fits another tile's.
     """
-    names = {field.name for field in fields}
-    first = 0
+    details = [f.name for f in fields if f.name in _DETAILS]
+    first = known = 0
     for length in lengths:
         part = slice(first, first + length)
         first += length
         targetid = opened.selection.targetid[part]
         arrays = {name: array[part] for name, array in tables.items()}
-        if "rrdetails" in names:
-            arrays["rrdetails"] = read_best_fits(opened.details, targetid)
-        if "rrdetails_scans" in names:
-            arrays["rrdetails_scans"] = read_scans(opened.details, targetid)
+        for name in details:
+            arrays[name] = _DETAILS[name](opened.details, targetid)
+            known += length - arrays[name].null_count
         spectra = {}
         if opened.layout is not None:
             spectra = read_spectra(opened.fits["coadd"], opened.layout, opened.rows[part])
         yield Block(arrays, spectra)
+    if opened.details is not None and first and not known:
+        raise BadTile(
+            "corrupt_source",
+            f"{Path(opened.details.filename).name}: holds none of the {first} selected targets: it "
+            "is another tile's",
+        )

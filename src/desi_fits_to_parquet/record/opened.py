@@ -15,7 +15,7 @@ from desi_fits_to_parquet.formats.fits_tables import read_columns
 from desi_fits_to_parquet.formats.hdf5 import open_hdf5
 from desi_fits_to_parquet.outcomes import BadTile
 from desi_fits_to_parquet.paths import DOWNLOAD_RECORD
-from desi_fits_to_parquet.record.positions import HATS_ORDER, pixels_at
+from desi_fits_to_parquet.record.positions import HATS_ORDER, is_outside, pixels_at
 from desi_fits_to_parquet.record.selection import (
     Selection,
     check_row_match,
@@ -93,7 +93,7 @@ def open_tile(
     ------
     BadTile
         `missing_source` where coadd or redrock is not there, `corrupt_source` where files are
-        broken or do not belong together.
+        broken, do not belong together, or are another tile's.
     """
     paths = {kind: folder / tile.file_name(kind) for kind in kinds_used(settings)}
     there = {kind: path for kind, path in paths.items() if path.exists()}
@@ -103,11 +103,15 @@ def open_tile(
             raise BadTile("missing_source", f"{paths[kind].name} is not there")
     quasars = afterburners_used(settings) if settings["selection"]["preset"] else ()
     with ExitStack() as stack:
-        fits = {
-            kind: stack.enter_context(open_fits(there[kind]))
-            for kind in ("redrock", *quasars)
-            if kind in there
-        }
+        fits: dict[str, Fits] = {}
+
+        def open_kind(kind: str) -> None:
+            fits[kind] = stack.enter_context(open_fits(there[kind]))
+            check_primary(fits[kind], kind, tile)
+
+        for kind in ("redrock", *quasars):
+            if kind in there:
+                open_kind(kind)
         selection = select_targets(
             fits["redrock"], tile.survey, settings, fits.get("qso_mgii"), fits.get("qso_qn")
         )
@@ -126,16 +130,16 @@ def open_tile(
             if kind == "rrdetails":
                 details = stack.enter_context(open_hdf5(path))
             elif kind not in fits:
-                fits[kind] = stack.enter_context(open_fits(path))
+                open_kind(kind)
         coadd = fits["coadd"]
         fibermap = read_columns(coadd, "FIBERMAP", ("TARGETID", *POSITION))
-        found = fibermap["TARGETID"].astype(np.int64)
+        found = fibermap["TARGETID"]
         if not (by_rows and np.array_equal(np.sort(found), selection.targetid)):
             whole = read_columns(fits["redrock"], "REDSHIFTS", ("TARGETID",))["TARGETID"]
-            check_row_match(whole.astype(np.int64), found, "HDU FIBERMAP", coadd.source)
+            check_row_match(whole, found, "HDU FIBERMAP", coadd.source)
         layout = read_layout(coadd, len(found), settings["spectra"])
         rows = match_rows(selection.targetid, found)
-        healpix_29 = _pixels(coadd, fibermap, rows)
+        healpix_29 = _pixels(coadd, fibermap, rows, tile)
         order = np.lexsort((selection.targetid, healpix_29))
         yield OpenedTile(
             tile, fits, details, reorder(selection, order), healpix_29[order], layout, rows[order]
@@ -143,9 +147,9 @@ def open_tile(
 
 
 def _pixels(
-    coadd: Fits, fibermap: dict[str, npt.NDArray[Any]], rows: npt.NDArray[np.int64]
+    coadd: Fits, fibermap: dict[str, npt.NDArray[Any]], rows: npt.NDArray[np.int64], tile: Tile
 ) -> npt.NDArray[np.int64]:
-    """Return the pixels of the positions of some rows of FIBERMAP."""
+    """Return the pixels of the positions of some rows of FIBERMAP; most lie in the tile's."""
     ra, dec = (fibermap[name][rows].astype(np.float64) for name in POSITION)
     bad = ~(np.isfinite(ra) & (np.abs(dec) <= 90))
     if bad.any():
@@ -155,4 +159,43 @@ def _pixels(
             f"{coadd.source}: HDU FIBERMAP: TARGETID {fibermap['TARGETID'][rows[i]]} lies at "
             f"({ra[i]}, {dec[i]}), which is no position",
         )
-    return pixels_at(HATS_ORDER, ra, dec)
+    healpix_29 = pixels_at(HATS_ORDER, ra, dec)
+    outside = is_outside(healpix_29, tile.order, tile.pixel)
+    n_outside = int(np.count_nonzero(outside))
+    if 2 * n_outside > len(rows):
+        i = int(np.argmax(outside))
+        target = fibermap["TARGETID"][rows[i]]
+        raise BadTile(
+            "corrupt_source",
+            f"{coadd.source}: HDU FIBERMAP: {n_outside} of the {len(rows)} selected targets lie "
+            f"outside the pixel of {tile.name}, TARGETID {target} at ({ra[i]:.4f}, {dec[i]:.4f}) "
+            "for one: it is another tile's",
+        )
+    return healpix_29
+
+
+def check_primary(fits: Fits, kind: str, tile: Tile) -> None:
+    """Assert that the tile that a file's PRIMARY header names, where it does, is this one.
+
+    Survey and program are those of coadd and redrock alone: elsewhere they were not seen, and
+    DESI's tables call other things so.
+
+    Raises
+    ------
+    BadTile
+        `corrupt_source` where it is another tile's file.
+    """
+    header = fits.hdus["PRIMARY"].header
+    if tile.layout == "uniqpix":
+        expected: dict[str, str | int] = {"UNIQPIX": tile.number}
+    else:
+        expected = {"HPXPIXEL": tile.pixel, "HPXNSIDE": 1 << tile.order}
+    if kind in REQUIRED_KINDS:
+        expected |= {"SURVEY": tile.survey, "PROGRAM": tile.program}
+    for key, value in expected.items():
+        if str(header.get(key, value)).strip() != str(value):
+            raise BadTile(
+                "corrupt_source",
+                f"{fits.source}: HDU PRIMARY: {key} is {header[key]!r}, of {tile.name} it would be "
+                f"{value!r}: it is another tile's",
+            )

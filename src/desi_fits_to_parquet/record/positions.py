@@ -58,6 +58,12 @@ def pixels_at(
     return (face << 2 * order) + _spread(x) + (_spread(y) << 1)
 
 
+def is_outside(healpix_29: npt.NDArray[np.int64], order: int, pixel: int) -> npt.NDArray[np.bool_]:
+    """Tell which pixels of order 29 do not lie in a pixel of another order, all NESTED."""
+    outside: npt.NDArray[np.bool_] = healpix_29 >> 2 * (HATS_ORDER - order) != pixel
+    return outside
+
+
 def _spread(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Move bit i of each value, below 2**29, to bit 2i."""
     for shift, mask in (

@@ -121,6 +121,31 @@ def check_unique(targetid: npt.NDArray[np.int64], where: str, file: str) -> None
         )
 
 
+def check_of_tile(
+    targetid: npt.NDArray[np.int64], found: npt.NDArray[np.int64], where: str, file: str
+) -> None:
+    """Assert that a table of some targets has one of the tile's, or none at all.
+
+    Parameters
+    ----------
+    targetid
+        All targets of the tile, those of redrock's REDSHIFTS.
+    found, where, file
+        As in `check_row_match`.
+
+    Raises
+    ------
+    BadTile
+        `corrupt_source` where all of its targets are strangers: the table is another tile's.
+    """
+    if len(found) and not np.isin(found, targetid).any():
+        raise BadTile(
+            "corrupt_source",
+            f"{file}: {where} holds {len(found)} targets and none of this tile's: it is another "
+            "tile's",
+        )
+
+
 def select_targets(
     redrock: Fits,
     survey: str,
@@ -160,15 +185,17 @@ def select_targets(
         "REDSHIFTS",
         ("TARGETID", "Z", "ZERR", "ZWARN", "SPECTYPE", "DELTACHI2"),
         text=("SPECTYPE",),
+        whole=("TARGETID", "ZWARN"),
     )
     column, mask = target_mask(survey, criteria["targets"])
     wanted = ["TARGETID", "OBJTYPE", "COADD_FIBERSTATUS"]
     if mask and column in table_columns(redrock, "FIBERMAP"):
         wanted.append(column)
-    fibermap = read_columns(redrock, "FIBERMAP", wanted, text=("OBJTYPE",))
-    targetid = redshifts["TARGETID"].astype(np.int64)
+    whole = [name for name in wanted if name != "OBJTYPE"]
+    fibermap = read_columns(redrock, "FIBERMAP", wanted, text=("OBJTYPE",), whole=whole)
+    targetid = redshifts["TARGETID"]
     check_unique(targetid, "HDU REDSHIFTS", file)
-    mapped = fibermap.pop("TARGETID").astype(np.int64)
+    mapped = fibermap.pop("TARGETID")
     check_row_match(targetid, mapped, "HDU FIBERMAP", file)
     order = match_rows(targetid, mapped)
     fibermap = {name: values[order] for name, values in fibermap.items()}
@@ -184,7 +211,7 @@ def select_targets(
         keep &= np.isin(fibermap["OBJTYPE"], [t.encode() for t in criteria["objtypes"]])
         allowed = zwarn_mask(criteria["zwarn"])
         if allowed is not None:
-            keep &= (redshifts["ZWARN"].astype(np.int64) & ~np.int64(allowed)) == 0
+            keep &= (redshifts["ZWARN"] & ~np.int64(allowed)) == 0
         if criteria["coadd_fiberstatus"] is not None:
             keep &= np.isin(fibermap["COADD_FIBERSTATUS"], criteria["coadd_fiberstatus"])
     for values, limits in ((z, criteria["z"]), (redshifts["DELTACHI2"], criteria["deltachi2"])):
@@ -196,7 +223,7 @@ def select_targets(
                 "corrupt_source",
                 f"{file}: HDU FIBERMAP has no column {column}, which selection.targets needs",
             )
-        keep &= (fibermap[column].astype(np.int64).view(np.uint64) & np.uint64(mask)) != 0
+        keep &= (fibermap[column].view(np.uint64) & np.uint64(mask)) != 0
 
     row = np.flatnonzero(keep)
     row = row[np.argsort(targetid[row], kind="stable")]
@@ -275,8 +302,8 @@ def _join(
     targetid: npt.NDArray[np.int64], found: npt.NDArray[Any], where: str, file: str
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the rows of targets that a table has, and their rows in that table."""
-    found = found.astype(np.int64)
     check_unique(found, where, file)
+    check_of_tile(targetid, found, where, file)
     rows = match_rows(targetid, found)
     known = np.flatnonzero(rows >= 0)
     return known, rows[known]

@@ -3,16 +3,20 @@
 The fusion rounds what comes from here; the validation compares the Parquet with it.
 """
 
+import re
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from desi_fits_to_parquet.formats.fits import Fits
+from desi_fits_to_parquet.formats.fits import Fits, find_hdu
 from desi_fits_to_parquet.formats.fits_images import image_shape, read_image
+from desi_fits_to_parquet.formats.fits_tables import convert_values
 from desi_fits_to_parquet.outcomes import BadTile
 from desi_fits_to_parquet.record.arms import (
     CAMERAS,
+    STEP,
+    TOLERANCE,
     Grid,
     Spectra,
     combine,
@@ -20,6 +24,7 @@ from desi_fits_to_parquet.record.arms import (
     drop_masked,
     join_grids,
 )
+from desi_fits_to_parquet.record.schema import FLUX_UNIT, IVAR_UNIT
 from desi_fits_to_parquet.settings import SpectraSettings
 
 
@@ -60,13 +65,16 @@ def read_layout(fits: Fits, n_rows: int, settings: SpectraSettings) -> SpectraLa
     ------
     BadTile
         `corrupt_source` where an HDU is missing, an image has another shape than targets and
-        wavelengths give, or the arms do not share a grid.
+        wavelengths give, units or steps are not DESI's, or the arms do not share a grid.
     """
     waves = []
     for camera in CAMERAS:
         shape = image_shape(fits, f"{camera}_WAVELENGTH")
         if len(shape) != 1:
             raise _corrupt(fits, f"HDU {camera}_WAVELENGTH has shape {shape}, not one dimension")
+        _check_unit(fits, f"{camera}_WAVELENGTH", 0, "Angstrom")
+        _check_unit(fits, f"{camera}_FLUX", -17, FLUX_UNIT)
+        _check_unit(fits, f"{camera}_IVAR", 34, IVAR_UNIT)
         wave = read_image(fits, f"{camera}_WAVELENGTH").astype(np.float64)
         if not np.isfinite(wave).all():
             raise _corrupt(fits, f"HDU {camera}_WAVELENGTH holds values that are no numbers")
@@ -79,15 +87,27 @@ def read_layout(fits: Fits, n_rows: int, settings: SpectraSettings) -> SpectraLa
                     f"HDU {camera}_{quantity} has shape {shape}, but {n_rows} targets in FIBERMAP "
                     f"and {len(wave)} pixels in {camera}_WAVELENGTH make ({n_rows}, {len(wave)})",
                 )
+    joined, cut = settings["cameras"] == "combined", (0, 0)
     try:
         grid = join_grids(waves)
+        if joined:
+            cut = cut_range(grid.wavelength, settings["wavelength_range"])
     except ValueError as error:
         raise _corrupt(fits, str(error)) from error
-    joined = settings["cameras"] == "combined"
+    for camera, wave in zip(CAMERAS, waves, strict=True):
+        steps = np.diff(wave)
+        odd = np.abs(steps - STEP) > 2 * TOLERANCE
+        if odd.any():
+            i = int(np.argmax(odd))
+            raise _corrupt(
+                fits,
+                f"HDU {camera}_WAVELENGTH: pixels {i} and {i + 1} are {steps[i]:.4g} apart, those "
+                f"of DESI {STEP} Angstrom",
+            )
     return SpectraLayout(
         tuple(waves),
         grid if joined else None,
-        cut_range(grid.wavelength, settings["wavelength_range"]) if joined else (0, 0),
+        cut,
         settings["masked_pixels"] == "no_weight",
     )
 
@@ -115,13 +135,15 @@ def read_spectra(
     Raises
     ------
     BadTile
-        `corrupt_source` where ivar is negative or no number, or flux is no number where ivar > 0.
+        `corrupt_source` where ivar is negative or no number, flux is no number where ivar > 0, or
+        a mask does not fit 32 bits.
     """
     arms = []
     for camera, wave in zip(CAMERAS, layout.wavelengths, strict=True):
         flux = read_image(fits, f"{camera}_FLUX", rows).astype(np.float32, copy=False)
         ivar = read_image(fits, f"{camera}_IVAR", rows).astype(np.float32, copy=False)
-        mask = read_image(fits, f"{camera}_MASK", rows).astype(np.int32, copy=False)
+        where = f"{fits.source}: HDU {camera}_MASK"
+        mask = convert_values(read_image(fits, f"{camera}_MASK", rows), np.int32, where)
         _check_values(fits, camera, rows, flux, ivar)
         if layout.no_weight and layout.grid is not None:
             ivar = drop_masked(ivar, mask)
@@ -134,6 +156,16 @@ def read_spectra(
     inside = slice(*layout.cut)
     pixels = (np.ascontiguousarray(values[..., inside]) for values in joined if values is not None)
     return {"": Spectra._make(pixels)}
+
+
+def _check_unit(fits: Fits, name: str, power: int, expected: str) -> None:
+    """Assert that the unit of an image, where it has one, is so many powers of ten of DESI's."""
+    unit = find_hdu(fits, name).header.get("BUNIT")
+    if unit is None:
+        return
+    scale = re.match(r"\s*(?:10\s*(?:\*\*|\^)|1[eE])\s*\(?([+-]?\d+)", str(unit))
+    if int(scale[1] if scale else 0) != power or "angstrom" not in str(unit).lower():
+        raise _corrupt(fits, f"HDU {name}: BUNIT is {unit!r}, not {expected!r}")
 
 
 def _check_values(

@@ -13,8 +13,13 @@ import pyarrow as pa
 
 from desi_fits_to_parquet.columns import load_columns
 from desi_fits_to_parquet.formats.arrow import lists, numbers, row_lists, strings, structs
-from desi_fits_to_parquet.formats.fits import Fits
-from desi_fits_to_parquet.formats.fits_tables import check_column, read_table, table_columns
+from desi_fits_to_parquet.formats.fits_tables import (
+    check_column,
+    convert_values,
+    read_columns,
+    read_table,
+    table_columns,
+)
 from desi_fits_to_parquet.formats.hdf5 import (
     MAX_FITS_BYTES,
     MAX_SCAN_BYTES,
@@ -26,7 +31,7 @@ from desi_fits_to_parquet.formats.hdf5 import (
 from desi_fits_to_parquet.outcomes import BadTile
 from desi_fits_to_parquet.record.opened import OpenedTile
 from desi_fits_to_parquet.record.schema import HATS_INDEX, Field, fits_type, scans_type
-from desi_fits_to_parquet.record.selection import Selection, check_unique, match_rows
+from desi_fits_to_parquet.record.selection import check_of_tile, check_unique, match_rows
 from desi_fits_to_parquet.tile import REQUIRED_KINDS
 
 if TYPE_CHECKING:
@@ -72,7 +77,7 @@ def read_tables(
             by_table.setdefault(field.source[:2], []).append(field)
     for (kind, extname), wanted in by_table.items():
         if kind in opened.fits:
-            arrays |= _read_fields(opened.fits[kind], kind, extname, wanted, selection)
+            arrays |= _read_fields(opened, kind, extname, wanted)
         else:
             arrays |= {field.name: pa.nulls(n, field.type) for field in wanted}
     if preset == "desi_qso":
@@ -87,8 +92,9 @@ def read_tables(
 
 
 def _read_fields(
-    fits: Fits, kind: str, extname: str, fields: Sequence[Field], selection: Selection
+    opened: OpenedTile, kind: str, extname: str, fields: Sequence[Field]
 ) -> dict[str, pa.Array]:
+    fits, selection = opened.fits[kind], opened.selection
     there = table_columns(fits, extname)
     optional = {c.name for c in load_columns(kind, extname) if not c.required}
     names = [f.source[2] for f in fields if f.source]
@@ -106,6 +112,9 @@ def _read_fields(
             f"{fits.source}: HDU {extname} lacks TARGETID {selection.targetid[absent][0]}, "
             "which is in redrock's REDSHIFTS",
         )
+    if kind not in REQUIRED_KINDS and len(row) and absent.all():
+        everyone = read_columns(opened.fits["redrock"], "REDSHIFTS", ("TARGETID",))["TARGETID"]
+        check_of_tile(everyone, targetid, f"HDU {extname}", fits.source)
     arrays = {}
     for field, name in zip(fields, names, strict=True):
         if name in missing or not len(targetid):
@@ -144,25 +153,12 @@ def to_arrow(
         return strings(values.tolist(), absent)
     if pa.types.is_list(kind):
         table = values if values.ndim == 2 else values[:, np.newaxis]
-        return row_lists(kind, _converted(kind.value_type.to_pandas_dtype(), table, where), absent)
+        return row_lists(
+            kind, convert_values(table, kind.value_type.to_pandas_dtype(), where), absent
+        )
     if values.ndim != 1:
         raise BadTile("corrupt_source", f"{where} holds {values.shape[1]} values a row, not one")
-    return numbers(kind, _converted(kind.to_pandas_dtype(), values, where), absent)
-
-
-def _converted(dtype: Any, values: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:
-    wanted = np.dtype(dtype)
-    if values.dtype == wanted:
-        return values
-    if values.dtype.kind not in "biuf":
-        raise BadTile("corrupt_source", f"{where} holds {values.dtype}, not {wanted}")
-    with np.errstate(invalid="ignore", over="ignore"):
-        converted = values.astype(wanted)
-        same = np.array_equal(converted, values, equal_nan=wanted.kind == "f")
-    # float64 for a declared float32 loses digits only, which no range check should refuse
-    if not same and not (wanted.kind == "f" and values.dtype.kind == "f"):
-        raise BadTile("corrupt_source", f"{where} holds values that do not fit {wanted}")
-    return converted
+    return numbers(kind, convert_values(values, kind.to_pandas_dtype(), where), absent)
 
 
 def read_best_fits(details: "h5py.File | None", targetid: npt.NDArray[np.int64]) -> pa.Array:

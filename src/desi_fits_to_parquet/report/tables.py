@@ -24,6 +24,7 @@ COLUMNS = (
     ("reason", pa.string(), "", "sentence that says why the tile failed; empty if it did not"),
     ("n_targets", pa.int64(), "", "targets in the tile's redrock file; null where unknown"),
     ("n_rows", pa.int64(), "", "rows of the Parquet; null where there is none"),
+    ("n_outside", pa.int64(), "", "rows whose position is not in the tile's pixel"),
     ("bytes_archive", pa.int64(), "byte", "size in the archive of the files the fusion uses"),
     ("bytes_fetched", pa.int64(), "byte", "bytes that came over the network"),
     ("bytes_parquet", pa.int64(), "byte", "size of the Parquet; 0 where there is none"),
