@@ -107,6 +107,53 @@ def test_a_damaged_parquet_is_named(tmp_path):
         read_sample(table_of([marker(TILES[0], "converted")]), tmp_path)
 
 
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 1e300, -1e300])
+def test_one_target_of_odd_redshift_and_flux_ends_no_figure_of_the_content(tmp_path, value):
+    path = write_parquet(tmp_path, TILES[0], ("",))
+    columns = pq.read_table(path).to_pydict()
+    columns["z"][1] = columns["flux_r"][1] = value
+    columns["flux"][1][20], columns["ivar"][1][20] = 3e38, 1e-38
+    columns["ivar"][2] = [0.0] * 60
+    pq.write_table(pa.table(columns), path)
+    sample = read_sample(table_of([marker(TILES[0], "converted")]), tmp_path)
+    with styled():
+        for draw in (
+            content_figures.draw_redshifts,
+            content_figures.draw_brightness,
+            content_figures.draw_spectypes,
+            content_figures.draw_gallery,
+        ):
+            draw(sample).draw_without_rendering()
+        redshifts = content_figures.draw_redshifts(sample)
+    assert "1 not drawn: z is not from -1 to 20" in redshifts.axes[0].get_title("left")
+
+
+def test_a_figure_that_cannot_be_drawn_says_so_in_its_place(tmp_path, caplog):
+    def fail():
+        raise ValueError("it is \x1b[31m<red> & long" + " word" * 300)
+
+    save_figure(fail, tmp_path / "figure.svg")
+    told = "".join(ET.parse(tmp_path / "figure.svg").getroot().itertext())  # noqa: S314  (our own)
+    assert told.startswith("This figure cannot be drawn: it is  [31m<red> & long word")
+    assert len(told) < 1000
+    assert "figure.svg cannot be drawn" in caplog.text
+
+
+def test_a_damaged_parquet_costs_the_report_its_figures_of_the_content_alone(tmp_path):
+    path = write_parquet(tmp_path, TILES[0], ("",))
+    path.write_bytes(path.read_bytes()[:-100])
+    write_run(tmp_path, markers=[marker(TILES[0], "converted")])
+    build.build_report(tmp_path, tmp_path / "report", SETTINGS)
+    failed = {
+        figure.name: figure.read_text()
+        for figure in (tmp_path / "report").glob("*.svg")
+        if "cannot be drawn" in figure.read_text()
+    }
+    assert failed.keys() == {"redshifts.svg", "brightness.svg", "spectypes.svg", "gallery.svg"}
+    assert all("snakemake verify" in text for text in failed.values())
+    assert (tmp_path / "report" / "outcomes.html").exists()
+
+
 def test_the_gallery_spans_the_redshifts_and_takes_the_clearest():
     measured = pd.DataFrame(
         {"z": np.linspace(0, 4, 40), "targetid": range(40), "snr": np.tile([1.0, 9, 2, np.nan], 10)}

@@ -1,6 +1,7 @@
 """Make the report of a run: tables for machines, figures and tables for people."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def build_report(results: Path, report_folder: Path, settings: Settings) -> dict
     write_atomically(report_folder / "landing.rst", landing_text(summary, settings))
 
     frame = table.drop_columns(["bytes_causes"]).to_pandas()
-    sample = read_sample(frame, results)
+    sample = cache(lambda: read_sample(frame, results))
     drawings: dict[str, Callable[[], Figure]] = {
         "reduction.svg": lambda: figures.draw_reduction(frame, summary),
         "waterfall.svg": lambda: figures.draw_waterfall(summary),
@@ -78,10 +79,10 @@ def build_report(results: Path, report_folder: Path, settings: Settings) -> dict
         "sky_targets.svg": lambda: sky_maps.draw_sky_targets(frame),
         "speed.svg": lambda: figures.draw_speed(frame),
         "stages.svg": lambda: figures.draw_stages(frame),
-        "redshifts.svg": lambda: content_figures.draw_redshifts(sample),
-        "brightness.svg": lambda: content_figures.draw_brightness(sample),
-        "spectypes.svg": lambda: content_figures.draw_spectypes(sample),
-        "gallery.svg": lambda: content_figures.draw_gallery(sample),
+        "redshifts.svg": lambda: content_figures.draw_redshifts(sample()),
+        "brightness.svg": lambda: content_figures.draw_brightness(sample()),
+        "spectypes.svg": lambda: content_figures.draw_spectypes(sample()),
+        "gallery.svg": lambda: content_figures.draw_gallery(sample()),
         "rounding.svg": lambda: figures.draw_rounding(frame, settings["precision"]),
     }
     for name, draw in drawings.items():

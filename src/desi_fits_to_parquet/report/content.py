@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.lib.stride_tricks import sliding_window_view
 
-from desi_fits_to_parquet.report.sample import Sample, choose_gallery, read_spectrum
+from desi_fits_to_parquet.report.sample import Z_LIMITS, Sample, choose_gallery, read_spectrum
 from desi_fits_to_parquet.report.style import (
     BLUE,
     GREY,
@@ -63,6 +63,11 @@ LINES = {
 }
 """Vacuum wavelengths in Angstrom, as SDSS tables them (Stoughton et al. 2002)."""
 
+MAGNITUDES = (0.0, 40.0)
+
+SNR_LIMITS = (-10.0, 1e4)
+"""The axes of magnitudes and of signal to noise reach no further, whatever a broken file holds."""
+
 _SMOOTHING = 9  # pixels of 0.8 Angstrom
 
 _STEADY = 31
@@ -72,12 +77,15 @@ def draw_redshifts(sample: Sample) -> Figure:
     """Draw the redshift distribution by class, with the wavelength that Lyman alpha has there."""
     figure = new_figure(10.5, 3.8)
     axes = figure.subplots()
-    z = sample.rows.z.to_numpy(float)
-    if not z.size:
+    rows = sample.rows[sample.rows.z.between(*Z_LIMITS)]
+    left_out = len(sample.rows) - len(rows)
+    if rows.empty:
         say_nothing_to_show(axes)
         return figure
-    edges = np.histogram_bin_edges(z, bins=int(np.clip(np.sqrt(z.size), 20, 100)))
-    classes = {str(name): rows.z for name, rows in sample.rows.groupby("spectype")}
+    edges = np.histogram_bin_edges(
+        rows.z.to_numpy(float), bins=int(np.clip(np.sqrt(len(rows)), 20, 100))
+    )
+    classes = {str(name): group.z for name, group in rows.groupby("spectype")}
     axes.hist(
         list(classes.values()),
         bins=list(edges),
@@ -90,7 +98,9 @@ def draw_redshifts(sample: Sample) -> Figure:
     axes.set_ylabel("number of spectra")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="upper right")
-    axes.set_title(_sample_title(sample))
+    low, high = Z_LIMITS
+    beyond = f"; {left_out:,} not drawn: z is not from {low:g} to {high:g}" if left_out else ""
+    axes.set_title(_sample_title(sample) + beyond)
     return figure
 
 
@@ -98,7 +108,8 @@ def draw_brightness(sample: Sample) -> Figure:
     """Draw the r magnitudes, and the signal to noise against them."""
     figure = new_figure(10.5, 3.8)
     magnitudes, noise = figure.subplots(1, 2)
-    r = magnitude(sample.rows.flux_r).dropna()
+    r = magnitude(sample.rows.flux_r)
+    r = r[r.between(*MAGNITUDES)]
     if r.empty:
         say_nothing_to_show(magnitudes, "no converted tile, or the column flux_r is not converted")
     else:
@@ -116,6 +127,7 @@ def draw_brightness(sample: Sample) -> Figure:
         say_nothing_to_show(noise)
         return figure
     has_r = magnitude(snr.flux_r)
+    has_r = has_r.where(has_r.between(*MAGNITUDES))
     for spectype, rows in snr.groupby("spectype"):
         colour, _, marker = _style(str(spectype))
         noise.scatter(
@@ -133,7 +145,8 @@ def draw_brightness(sample: Sample) -> Figure:
     # linear near 0: dead fibres have no signal, or less than none
     noise.set_yscale("symlog", linthresh=1, linscale=0.25)
     noise.set_yticks([-1, 0, 1, 2, 5, 10, 20, 50, 100], minor=False)
-    noise.set_ylim(min(0, snr.snr.min()), max(2, 1.2 * snr.snr.max()))
+    low, high = np.clip((min(0, snr.snr.min()), max(2, 1.2 * snr.snr.max())), *SNR_LIMITS)
+    noise.set_ylim(low, high)
     noise.yaxis.set_major_formatter("{x:g}")
     noise.yaxis.set_minor_formatter(NullFormatter())
     noise.set_xlabel("r (AB mag)")

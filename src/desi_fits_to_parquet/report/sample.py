@@ -19,6 +19,9 @@ N_FILES = 1000
 N_MEASURED_FILES = 40
 """Files of which one row group of spectra is read."""
 
+Z_LIMITS = (-1.0, 20.0)
+"""Redshifts outside of these, and those that are no numbers, are counted and not drawn."""
+
 SCALARS = ("targetid", "z", "spectype", "flux_r")
 
 Array = npt.NDArray[np.float64]
@@ -82,7 +85,8 @@ def read_sample(tiles: pd.DataFrame, results: Path) -> Sample:
 
 def choose_gallery(measured: pd.DataFrame, n: int) -> pd.DataFrame:
     """Choose spectra that span the redshifts: of each of `n` equally filled bins the clearest."""
-    good = measured[measured.snr.notna()].sort_values(["z", "targetid"], ignore_index=True)
+    good = measured[measured.snr.notna() & measured.z.between(*Z_LIMITS)]
+    good = good.sort_values(["z", "targetid"], ignore_index=True)
     parts = np.array_split(np.arange(len(good)), min(n, len(good))) if len(good) else []
     best = [good.snr.iloc[part].idxmax() for part in parts]
     return good.loc[best]
