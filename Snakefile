@@ -20,6 +20,7 @@ include: "rules/fuse_tile.smk"
 include: "rules/validate_tile.smk"
 include: "rules/report.smk"
 include: "rules/repair.smk"
+include: "rules/compare_releases.smk"
 include: "rules/watch.smk"
 
 

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "fuse": {"vocabulary", "formats", "record"},
     "validate": {"vocabulary", "formats", "record"},
     "report": {"vocabulary", "record.precision"},
+    "compare": {"vocabulary", "record", "report"},
     "readers": {"vocabulary"},
     "run": {"vocabulary", "archive", "discover", "download", "record", "validate", "report"},
     "simulate": {"vocabulary", "formats", "archive", "run"},

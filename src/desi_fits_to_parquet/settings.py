@@ -100,6 +100,7 @@ class Settings(TypedDict):
     """A checked configuration: every setting has a value."""
 
     results: str
+    compare_with: str | None
     archive: ArchiveSettings
     tiles: TilesSettings
     sample: int | None
