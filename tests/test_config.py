@@ -177,6 +177,27 @@ def test_later_file_overrides_single_settings_of_an_earlier_one():
     assert settings["archive"]["bucket"] == "desidata"
 
 
+RELEASES = sorted((REPOSITORY / "config/releases").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RELEASES, ids=lambda path: path.stem)
+def test_a_release_is_named_by_a_file_that_needs_nothing_beside_it(path):
+    settings = load_config(SCHEMA_PATH, REPOSITORY / "config/config.yaml", path)
+    assert settings["results"] == f"results/{path.stem}"
+    release, *folders, production = settings["archive"]["prefix"].split("/")
+    assert (release, folders) == (path.stem, ["spectro", "redux"])
+    assert settings["archive"]["layout"] == ("uniqpix" if release == "dr3" else "healpix")
+    text = (REPOSITORY / "docs/releases.md").read_text()
+    assert f"`{production}`" in text
+    assert f"config/releases/{path.name}" in text
+
+
+def test_releases_differ_from_the_production_run_in_where_and_which_tiles_alone():
+    assert [path.stem for path in RELEASES] == ["dr1", "dr2", "dr3", "edr"]
+    for path in RELEASES:
+        assert set(yaml.safe_load(path.read_text())) == {"results", "archive", "tiles"}
+
+
 def test_schema_knows_the_same_names_as_the_library():
     tiles = SCHEMA["properties"]["tiles"]["properties"]
     assert tuple(tiles["surveys"]["items"]["enum"]) == SURVEYS

@@ -21,12 +21,9 @@ from running import BUCKET, CORES, PREFIX, Work, checkout, folder_of, write_tile
 
 from desi_fits_to_parquet.outcomes import OUTCOMES
 from desi_fits_to_parquet.paths import marker_path, parquet_folder
-from desi_fits_to_parquet.records import record_tile
-from desi_fits_to_parquet.run.markers import read_markers
 from desi_fits_to_parquet.run.repair import find_damaged
 from desi_fits_to_parquet.simulate.archive import flip_bit, truncate
 from desi_fits_to_parquet.simulate.serve import put_object, serve_archive
-from desi_fits_to_parquet.simulate.tile import simulate_tile
 from desi_fits_to_parquet.tile import Tile
 
 WITHOUT_REPORT = ("tiles",)
@@ -384,30 +381,6 @@ def test_results_moved_elsewhere_are_still_done(work: Work, finished: Finished):
     text = work.run(finished.endpoint, config="results=kept/elsewhere")
     assert "Nothing to be done" in text
     assert not work.results.exists()
-
-
-def test_second_release_beside_the_first_has_results_of_its_own(
-    work: Work, finished: Finished, tmp_path: Path
-):
-    prefix = "dr2/spectro/redux/loa"
-    archive = tmp_path / "archive"
-    simulate_tile(PLAIN, archive / prefix / "healpix" / PLAIN.folder, 5, seed=3, production="loa",
-                  quasar_share=0.4, scan_step=100)  # fmt: skip
-    first = work.parquet()
-    second = "results=results/dr2"
-    with serve_archive(archive, BUCKET) as endpoint:
-        command = work.command(endpoint, config=second)
-        command[-1:] = [second]
-        command[command.index(f"archive={{endpoint: '{endpoint}'}}")] = (
-            f"archive={{endpoint: '{endpoint}', prefix: '{prefix}'}}"
-        )
-        subprocess.run(command, cwd=work.folder, check=True, timeout=200, capture_output=True)
-    release = Work(work.folder / "results/dr2")
-    markers = list(read_markers(release.folder))
-    assert [(record_tile(m), m["outcome"]) for m in markers] == [(PLAIN, "converted")]
-    assert markers[0]["sources"]["coadd"]["key"].startswith(prefix)
-    kept = {path: d for path, d in work.parquet().items() if not path.startswith("dr2/")}
-    assert kept == first
 
 
 def test_tile_that_left_the_archive_is_reported_and_its_parquet_kept(

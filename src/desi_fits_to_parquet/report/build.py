@@ -25,7 +25,7 @@ from desi_fits_to_parquet.report.tables import (
     write_tiles,
 )
 from desi_fits_to_parquet.settings import Settings
-from desi_fits_to_parquet.tiles_csv import list_tiles
+from desi_fits_to_parquet.tiles_csv import IDENTITY, list_tiles
 
 
 def build_report(results: Path, report_folder: Path, settings: Settings) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def build_report(results: Path, report_folder: Path, settings: Settings) -> dict
     )
     write_csv(
         failed_rows(table),
-        ("survey", "program", "healpix", "outcome", "reason", "what_to_do", "bytes_archive"),
+        (*IDENTITY, "outcome", "reason", "what_to_do", "bytes_archive"),
         report_folder / "failed.csv",
     )
     write_atomically(report_folder / "landing.rst", landing_text(summary, settings))

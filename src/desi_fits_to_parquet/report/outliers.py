@@ -33,7 +33,7 @@ def tiles_worth_a_look(tiles: pd.DataFrame) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        `survey, program, healpix, what, value, typical, score`, the farthest first.
+        `survey, program, healpix, order, pixel, what, value, typical, score`, the farthest first.
     """
     found: list[dict[str, Any]] = []
     for _, group in tiles.groupby(["survey", "program"]):
@@ -68,7 +68,7 @@ def _far(
         {
             "survey": group.survey.iloc[i],
             "program": group.program.iloc[i],
-            "healpix": int(group.healpix.iloc[i]),
+            **{name: int(group[name].iloc[i]) for name in ("healpix", "order", "pixel")},
             "what": what,
             "value": float(value[i]),
             "typical": float(np.median(value)),

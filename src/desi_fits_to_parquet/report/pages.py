@@ -29,13 +29,22 @@ from desi_fits_to_parquet.units import MB, size_text
 
 N_SLOWEST = 200
 
-_IDENTITY = {"survey": "survey", "program": "program", "healpix": "HEALPix"}
+_IDENTITY = {
+    "survey": "survey",
+    "program": "program",
+    "healpix": "number",
+    "order": "order",
+    "pixel": "pixel",
+}
+"""Columns that say which tile it is; the number is that of DESI's names: pixel, or uniqpix."""
 
 _PACKAGES = ("snakemake", "numpy", "pyarrow", "h5py", "obstore", "boto3", "astropy", "matplotlib")
 
-_RELEASES = {
+_RELEASES: dict[str, tuple[str, str | None]] = {
     "iron": ("Data Release 1 (DR1)", "DESI Collaboration et al. 2025, arXiv:2503.14745"),
     "fuji": ("Early Data Release (EDR)", "DESI Collaboration et al. 2024, AJ 168, 58"),
+    "loa": ("Data Release 2 (DR2)", None),
+    "matterhorn": ("Data Release 3 (DR3)", None),
 }
 
 

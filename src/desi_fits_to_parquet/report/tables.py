@@ -13,6 +13,7 @@ from desi_fits_to_parquet.files import atomic_path
 from desi_fits_to_parquet.outcomes import ADVICE, FAILED_OUTCOMES, OUTCOMES
 from desi_fits_to_parquet.records import record_tile
 from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.tiles_csv import IDENTITY
 
 COLUMNS = (
     ("survey", pa.string(), "", "survey of the tile"),
@@ -235,7 +236,7 @@ def outcome_rows(table: pa.Table) -> list[dict[str, Any]]:
 
 def failed_rows(table: pa.Table) -> list[dict[str, Any]]:
     """Tile, outcome, reason and advice of every tile without Parquet, in the order of the list."""
-    columns = ["survey", "program", "healpix", "outcome", "reason", "bytes_archive"]
+    columns = [*IDENTITY, "outcome", "reason", "bytes_archive"]
     return [
         row | {"what_to_do": ADVICE[row["outcome"]].replace("``", "`")}
         for row in table.select(columns).to_pylist()
