@@ -9,7 +9,13 @@ from snakemake.logging import logger
 from desi_fits_to_parquet.archive.errors import ArchiveUnreachable
 from desi_fits_to_parquet.discover import probe_archive
 from desi_fits_to_parquet.paths import LOW_NOTE
-from desi_fits_to_parquet.run.lock import RUN_ID, RunningElsewhere, hold_lock, join_run
+from desi_fits_to_parquet.run.lock import (
+    RUN_ID,
+    NotWritable,
+    RunningElsewhere,
+    hold_lock,
+    join_run,
+)
 from desi_fits_to_parquet.run.notify import NotifyError, read_addresses
 from desi_fits_to_parquet.run.repair import find_leftovers, remove_leftovers
 from desi_fits_to_parquet.run.snakemake import (
@@ -28,6 +34,13 @@ except UnknownSnakemake as error:
 
 if workflow.is_main_process:
     os.environ[RUN_ID] = uuid4().hex
+    try:
+        # here and not as the run begins, so that a dry run refuses what the run would
+        ADDRESSES = read_addresses(
+            config["notify"]["urls_file"], os.environ, Path(workflow.basedir)
+        )
+    except NotifyError as error:
+        sys.exit(str(error))
 else:
     # Snakemake on a node of a cluster: before it clears the outputs of its jobs, which by now may
     # be those of another run.
@@ -72,9 +85,6 @@ onstart:
     needed = {job.rule.name for job in jobs_to_do(workflow)}
     try:
         end_run = begin(workflow, SNAKEMAKE_TESTED)
-        addresses = read_addresses(
-            config["notify"]["urls_file"], os.environ, Path(workflow.basedir)
-        )
         hold_lock(Path(RESULTS), os.environ[RUN_ID])
         remove_leftovers(Path(RESULTS), tiles_to_do())
         Path(RESULTS, LOW_NOTE).unlink(missing_ok=True)
@@ -82,10 +92,10 @@ onstart:
             probe_archive(config["archive"])
     except (
         ArchiveUnreachable,
-        NotifyError,
+        NotWritable,
         RunningElsewhere,
         UnknownSnakemake,
     ) as error:
         sys.exit(f"Stopped before the first job: {error}")
     if needed.intersection(["discover_tiles", *TILE_RULES]):
-        watch_run(logger, screens(), config, addresses, count_tiles, end_run)
+        watch_run(logger, screens(), config, ADDRESSES, count_tiles, end_run)

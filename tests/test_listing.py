@@ -250,6 +250,20 @@ def read_both_ways(archive: dict[str, Any], settings: dict[str, Any]) -> tuple[s
     return told[0], told[1]
 
 
+def test_http_and_https_mixed_up_are_told_by_both_clients(
+    secure: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    plain = secure | {"endpoint": secure["endpoint"].replace("https:", "http:")}
+    listed, read = read_both_ways(plain, settings)
+    assert "needs an archive.endpoint that begins with https" in listed
+    assert "tries failed" in read
+    with serve({KEY: b"data"}) as service:
+        endpoint = service.endpoint.replace("http:", "https:")
+        listed, read = read_both_ways(settings["archive"] | {"endpoint": endpoint}, settings)
+    assert "it seems to speak http, not https: see archive.endpoint" in listed
+    assert "tries failed" in read
+
+
 @pytest.fixture(autouse=True)
 def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
     """No file of trusted certificates is named, and what is named in a test is forgotten after."""

@@ -13,7 +13,13 @@ from types import SimpleNamespace
 import pytest
 from conftest import REPOSITORY
 
-from desi_fits_to_parquet.run.lock import RUN_ID, RunningElsewhere, hold_lock, join_run
+from desi_fits_to_parquet.run.lock import (
+    RUN_ID,
+    NotWritable,
+    RunningElsewhere,
+    hold_lock,
+    join_run,
+)
 
 PROGRAM = """
 import sys
@@ -44,6 +50,16 @@ def test_second_run_in_the_same_results_is_refused_until_the_first_is_killed(tmp
         holder.kill()
     hold_lock(results, "second")
     assert (results / ".lock").read_text().split()[0] == str(os.getpid())
+
+
+def test_results_that_cannot_be_written_to_are_refused_in_a_sentence(tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(NotWritable, match=r"file/results cannot be written to \(Not a dir"):
+        hold_lock(tmp_path / "file" / "results", "first")
+    folder = tmp_path / "results"
+    (folder / ".lock").mkdir(parents=True)
+    with pytest.raises(NotWritable, match="results cannot be written to"):
+        hold_lock(folder, "first")
 
 
 def test_next_run_waits_for_the_jobs_that_a_killed_run_left_behind(tmp_path: Path):

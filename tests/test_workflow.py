@@ -310,6 +310,24 @@ def test_wrong_setting_ends_the_run_before_any_job(tmp_path: Path):
     assert not work.results.exists()
 
 
+def test_addresses_of_notifications_that_are_not_there_are_refused_in_a_dry_run_too(tmp_path: Path):
+    work = checkout(tmp_path)
+    config = "notify={urls_file: /nowhere/urls}"
+    text = work.run("http://127.0.0.1:9", "--dry-run", config=config, code=1)
+    assert text.strip().endswith(
+        "notify.urls_file names /nowhere/urls, which cannot be read: FileNotFoundError"
+    )
+
+
+def test_results_that_cannot_be_written_to_end_the_run_in_one_line(tmp_path: Path):
+    work = checkout(tmp_path)
+    (work.results / ".lock").mkdir(parents=True)  # whoever runs the tests, root too, cannot write
+    text = work.run("http://127.0.0.1:9", code=1)
+    last = text.strip().splitlines()[-1]
+    assert last.startswith("Stopped before the first job: results cannot be written to")
+    assert "Traceback" not in text
+
+
 def test_archive_that_does_not_answer_ends_the_run_in_one_line_with_its_address(tmp_path: Path):
     work = checkout(tmp_path)
     with socketserver.TCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler) as unused:

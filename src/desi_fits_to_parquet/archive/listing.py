@@ -170,6 +170,8 @@ def _status(error: Any) -> int:
 
 def _explain(error: Exception, address: str) -> NoReturn:
     """Raise what the user is to read: one line with address, reason and what to do."""
+    from botocore.exceptions import ConnectionClosedError
+
     response = getattr(error, "response", None) or {}  # errors of HTTP have one that is None
     code = response.get("Error", {}).get("Code", "")
     if code == "NoSuchBucket":
@@ -181,7 +183,13 @@ def _explain(error: Exception, address: str) -> NoReturn:
             f"the archive at {address} does not let anyone list it: see archive.bucket"
         ) from error
     reason = re.sub(r"\?list-type=\S*", "", " ".join(str(error).split()))[:300]
+    see = "see the network connection and the section archive of the configuration"
+    if "WRONG_VERSION_NUMBER" in reason:  # no TLS came back
+        see = "it seems to speak http, not https: see archive.endpoint"
+    elif address.startswith("http:") and (
+        isinstance(error, ConnectionClosedError) or (response and _status(error) == 400)
+    ):
+        see += "; a service that speaks https needs an archive.endpoint that begins with https"
     raise ArchiveUnreachable(
-        f"the archive could not be reached at {address}: {reason} "
-        "(see the network connection and the section archive of the configuration)"
+        f"the archive could not be reached at {address}: {reason} ({see})"
     ) from error

@@ -30,6 +30,10 @@ class RunningElsewhere(Exception):
     """Another run works in the same results folder."""
 
 
+class NotWritable(Exception):
+    """The results folder cannot be written to."""
+
+
 def hold_lock(results: Path, run: str) -> None:
     """Take the lock of a results folder for as long as this process lives.
 
@@ -48,9 +52,17 @@ def hold_lock(results: Path, run: str) -> None:
     ------
     RunningElsewhere
         Where another run holds it; the message says which.
+    NotWritable
+        Where the folder is read-only, another's, or cannot be made.
     """
-    results.mkdir(parents=True, exist_ok=True)
-    descriptor = _open(results)
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        descriptor = _open(results)
+    except OSError as error:
+        raise NotWritable(
+            f"{results} cannot be written to ({error.strerror}: {error.filename}): see to its "
+            "disk and its owner, or give this run another folder with --config results=..."
+        ) from error
     if not _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, _RUN):
         holder = _read(descriptor) or "unknown"
         os.close(descriptor)
