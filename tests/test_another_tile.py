@@ -184,6 +184,9 @@ CASES: dict[str, tuple[Change, str, str]] = {
     "ZWARN without a number": (
         zwarn_nan, REDROCK, "HDU REDSHIFTS, column ZWARN holds values that do not fit int64",
     ),
+    "ivar without a number": (
+        image("B_IVAR", lambda ivar: ivar * np.nan), COADD, "HDU B_IVAR is nan for TARGETID ",
+    ),
     "position without a number": (
         moved(slice(None), np.nan), COADD, "which is no position",
     ),

@@ -307,6 +307,24 @@ def test_a_tile_of_survey_validation_converts_with_the_same_settings(
     assert table["sv3_desi_target"].null_count == 0
 
 
+def test_an_adaptive_pixel_converts_with_its_own_order(tmp_path: Path, settings: Settings) -> None:
+    tile = Tile("main", "dark", 4 * 128**2 + 40_001, "uniqpix")
+    folder = write_tile(tmp_path / "tile", tile, n_targets=12, kinds=("coadd", "redrock"))
+    _, marker, path = convert(tile, folder, tmp_path / "out", settings)
+    assert (marker["outcome"], marker["n_outside"]) == ("converted", 0)
+    assert path.name == f"main-dark-{tile.number}.parquet"
+    table = pq.ParquetFile(path).read()
+    assert set(table["healpix"].to_pylist()) == {40_001}
+    assert set(table["healpix_order"].to_pylist()) == {7}
+    assert {index >> 44 for index in table["_healpix_29"].to_pylist()} == {40_001}
+    # the same files under the pixel's neighbour
+    other = tile._replace(number=tile.number + 1)
+    for kind in ("coadd", "redrock"):
+        (folder / tile.file_name(kind)).rename(folder / other.file_name(kind))
+    _, marker, _ = convert(other, folder, tmp_path / "other", settings)
+    assert f"UNIQPIX is {tile.number}" in marker["reason"]
+
+
 def test_real_files_convert(real_data: Path, tmp_path: Path, settings: Settings) -> None:
     tile = Tile("special", "dark", 27247)
     folder = real_data / "special/dark/272/27247"
@@ -498,9 +516,10 @@ COADD, REDROCK = (rf"^{kind}-main-dark-10000\.fits: " for kind in ("coadd", "red
         pytest.param(change_coadd(short_image), COADD + r"HDU Z_MASK has shape \(23, 2881\)",
                      id="image rows"),
         pytest.param(change_coadd(set_pixels("B_IVAR", np.nan)),
-                     COADD + r"HDU B_IVAR is nan in row \d+, pixel 1000", id="NaN in ivar"),
+                     COADD + r"HDU B_IVAR is nan for TARGETID \d+, pixel 1000", id="NaN in ivar"),
         pytest.param(change_coadd(set_pixels("B_IVAR", -1)),
-                     COADD + r"HDU B_IVAR is -1\.0 in row \d+, pixel 1000", id="negative ivar"),
+                     COADD + r"HDU B_IVAR is -1\.0 for TARGETID \d+, pixel 1000",
+                     id="negative ivar"),
         pytest.param(change_coadd(decreasing), COADD + "the wavelengths of arm B do not increase",
                      id="wavelengths"),
         pytest.param(cut_short, COADD + r"HDU \w+ needs \d+ bytes, .* cut short", id="cut short"),

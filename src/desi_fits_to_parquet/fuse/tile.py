@@ -133,7 +133,8 @@ def _write(
                 )
         rounded_share = 1.0
         if opened.layout and settings["precision"]["mode"] != "lossless":
-            sample = read_spectra(opened.fits["coadd"], opened.layout, opened.rows[:_SAMPLE])
+            few = opened.rows[:_SAMPLE], opened.selection.targetid[:_SAMPLE]
+            sample = read_spectra(opened.fits["coadd"], opened.layout, *few)
             rounded_share = _rounded_share(sample, settings["precision"])
         table_bytes = sum(array.nbytes for array in tables.values())
     return {

@@ -70,7 +70,7 @@ def read_blocks(
             known += length - arrays[name].null_count
         spectra = {}
         if opened.layout is not None:
-            spectra = read_spectra(opened.fits["coadd"], opened.layout, opened.rows[part])
+            spectra = read_spectra(opened.fits["coadd"], opened.layout, opened.rows[part], targetid)
         yield Block(arrays, spectra)
     if opened.details is not None and first and not known:
         raise BadTile(

@@ -113,7 +113,10 @@ def read_layout(fits: Fits, n_rows: int, settings: SpectraSettings) -> SpectraLa
 
 
 def read_spectra(
-    fits: Fits, layout: SpectraLayout, rows: npt.NDArray[np.int64]
+    fits: Fits,
+    layout: SpectraLayout,
+    rows: npt.NDArray[np.int64],
+    targetid: npt.NDArray[np.int64],
 ) -> dict[str, Spectra]:
     """Read the spectra of some rows, with the arms joined and cut as configured, not yet rounded.
 
@@ -125,6 +128,8 @@ def read_spectra(
         From `read_layout`.
     rows
         Rows of the images, in the order wanted.
+    targetid
+        Their TARGETIDs, for messages: a coadd that was fetched by rows has other numbers of rows.
 
     Returns
     -------
@@ -144,7 +149,7 @@ def read_spectra(
         ivar = read_image(fits, f"{camera}_IVAR", rows).astype(np.float32, copy=False)
         where = f"{fits.source}: HDU {camera}_MASK"
         mask = convert_values(read_image(fits, f"{camera}_MASK", rows), np.int32, where)
-        _check_values(fits, camera, rows, flux, ivar)
+        _check_values(fits, camera, targetid, flux, ivar)
         if layout.no_weight and layout.grid is not None:
             ivar = drop_masked(ivar, mask)
         arms.append(Spectra(wave, flux, ivar, mask))
@@ -171,7 +176,7 @@ def _check_unit(fits: Fits, name: str, power: int, expected: str) -> None:
 def _check_values(
     fits: Fits,
     camera: str,
-    rows: npt.NDArray[np.int64],
+    targetid: npt.NDArray[np.int64],
     flux: npt.NDArray[np.float32],
     ivar: npt.NDArray[np.float32],
 ) -> None:
@@ -180,8 +185,8 @@ def _check_values(
         row, pixel = np.argwhere(bad)[0]
         raise _corrupt(
             fits,
-            f"HDU {camera}_IVAR is {ivar[row, pixel]} in row {rows[row]}, pixel {pixel}: "
-            "an inverse variance is a number from 0 up",
+            f"HDU {camera}_IVAR is {ivar[row, pixel]} for TARGETID {targetid[row]}, pixel "
+            f"{pixel}: an inverse variance is a number from 0 up",
         )
     good = np.isfinite(flux)
     if not good.all():
@@ -190,8 +195,8 @@ def _check_values(
             row, pixel = np.argwhere(bad)[0]
             raise _corrupt(
                 fits,
-                f"HDU {camera}_FLUX is {flux[row, pixel]} in row {rows[row]}, pixel {pixel}, "
-                "although its inverse variance is above 0",
+                f"HDU {camera}_FLUX is {flux[row, pixel]} for TARGETID {targetid[row]}, pixel "
+                f"{pixel}, although its inverse variance is above 0",
             )
 
 
