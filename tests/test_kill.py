@@ -60,7 +60,7 @@ def test_run_killed_twenty_times_ends_with_the_parquet_of_an_undisturbed_one(tmp
                 assert markers[tile]["finished"] == finished, tile
             # A job that outlived its run may yet write the marker of a tile, or write it again,
             # where an earlier one did it while the run looked at its graph: such are not complete.
-            if not any(job.is_running() for job in left):
+            if not any(map(is_alive, left)):
                 done = {tile: marker["finished"] for tile, marker in markers.items()}
             if len(done) == len(TILES):
                 # all is done: take something away, so that there is something to be killed in
@@ -74,6 +74,13 @@ def test_run_killed_twenty_times_ends_with_the_parquet_of_an_undisturbed_one(tmp
     assert {t: m["sha256"] for t, m in work.markers().items()} == {
         t: hashlib.sha256(work.parquet_path(t).read_bytes()).hexdigest() for t in TILES
     }
+
+
+def is_alive(job: psutil.Process) -> bool:
+    try:
+        return job.is_running() and job.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def one_life(work: Work, endpoint: str, chance: random.Random) -> tuple[bool, list[psutil.Process]]:
