@@ -80,6 +80,7 @@ def marker(tile: Tile, outcome: str) -> dict[str, Any]:
             if has_parquet and rng.random() < 0.05
             else None
         ),
+        "second_reader": has_parquet and tile.number % 20 == 0,
         "finished": 1.76e9 + 30.0 * tile.number,
     }
 

@@ -29,7 +29,7 @@ from desi_fits_to_parquet.formats.fits import open_fits
 from desi_fits_to_parquet.formats.fits_images import read_image
 from desi_fits_to_parquet.formats.fits_tables import read_table
 from desi_fits_to_parquet.fuse.tile import fuse_tile
-from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.tile import Tile, is_audited
 
 TILE = Tile("main", "dark", 10000)
 COARSE = Tile("main", "dark", 4 * 4**5 + 2500, "uniqpix")
@@ -338,8 +338,6 @@ def test_a_remote_file_gives_the_objects_bytes_and_keeps_each_once(
 
 
 def test_the_audit_takes_its_share_of_tiles_and_always_the_same() -> None:
-    from desi_fits_to_parquet.download.audit import is_audited
-
     tiles = [Tile("main", "dark", pixel) for pixel in range(4000)]
     taken = [tile for tile in tiles if is_audited(tile, 0.05)]
     assert 150 < len(taken) < 250

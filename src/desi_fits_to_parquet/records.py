@@ -105,7 +105,8 @@ class Marker(TileKeys, TransferRecord, FusedRecord):
 
     `sha256` is None and `bytes_parquet` is 0 where there is no Parquet. `n_outside` counts the rows
     whose position is not in the tile's pixel, 0 as a rule. Errors of flux are in units
-    of the pixel's sigma; `finished` is in Unix seconds.
+    of the pixel's sigma; `finished` is in Unix seconds. `second_reader` says whether the second
+    reader compared the Parquet with the FITS too (see `second_reader.py`).
     """
 
     outcome: str
@@ -120,6 +121,7 @@ class Marker(TileKeys, TransferRecord, FusedRecord):
     max_ivar_error_relative: float
     sha256: str | None
     schema_fingerprint: str
+    second_reader: bool
     finished: float
 
 

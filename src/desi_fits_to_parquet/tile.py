@@ -8,6 +8,7 @@ Source: desidatamodel (https://desidatamodel.readthedocs.io), DESI_SPECTRO_REDUX
 2026; desispec 0.71, `desispec.io.meta` and `desispec.pixgroup`.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Set
 from typing import NamedTuple
@@ -261,3 +262,9 @@ def is_checksum_list(tile: Tile, name: str) -> bool:
     """Tell whether a file of a tile's folder is the list of its checksums, of any production."""
     pattern = re.escape(tile.checksum_name("PRODUCTION")).replace("PRODUCTION", "[A-Za-z0-9.-]+")
     return re.fullmatch(pattern, name) is not None
+
+
+def is_audited(tile: Tile, fraction: float) -> bool:
+    """Tell whether a tile is of the audited share: a hash of its name decides, always the same."""
+    lot = int.from_bytes(hashlib.sha256(f"audit {tile.name}".encode()).digest()[:4], "big")
+    return lot < fraction * 2**32

@@ -1,7 +1,10 @@
 """Proving a tile's Parquet against its FITS files, and writing down the outcome.
 
 The Parquet is read back and compared with the FITS read again: schema, targets, every field of the
-tables, and every pixel within the bound of the configured precision.
+tables, and every pixel within the bound of the configured precision. That proves what the fusion
+did with the FITS as the readers of this project read them (`formats`, `record`), which both use.
+What the readers do is proven on the audited tiles, by a second reader that shares no code with them
+(`second_reader`).
 """
 
 import math
@@ -34,8 +37,9 @@ from desi_fits_to_parquet.record.schema import (
 )
 from desi_fits_to_parquet.record.tables import read_tables
 from desi_fits_to_parquet.records import DownloadRecord, FuseRecord, Marker, tile_keys
+from desi_fits_to_parquet.second_reader import read_again
 from desi_fits_to_parquet.settings import Settings
-from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.tile import Tile, is_audited
 
 _SLACK = 1 + 1e-9
 """Room for the rounding of the comparison itself, which is made in float64."""
@@ -92,7 +96,7 @@ def validate_tile(
     download = read_download(fits_folder, tile)
     path = parquet_path(tile, parquet_folder)
     outcome, reason = fuse_record["outcome"], fuse_record["reason"]
-    errors, checksum, n_outside = Errors(), None, 0
+    errors, checksum, n_outside, second_reader = Errors(), None, 0, False
     fields = record_fields(settings)
     if outcome is None:
         outcome = "converted" if fuse_record["n_rows"] else "no_targets"
@@ -100,10 +104,12 @@ def validate_tile(
             errors, n_outside = _check(tile, fits_folder, path, fields, settings, download)
             checksum = sha256_of(path)
             if checksum != fuse_record["sha256"]:
-                checksum = None
                 raise _invalid(f"{path.name} is not what the fusion wrote: its sha256 is another")
+            if is_audited(tile, settings["transfer"]["audit_fraction"]):
+                second_reader = True
+                read_again(tile, fits_folder, path, settings)
         except BadTile as bad:
-            outcome, reason = bad.outcome, bad.reason
+            checksum, outcome, reason = None, bad.outcome, bad.reason
     failed = checksum is None
     if failed:
         path.unlink(missing_ok=True)
@@ -131,6 +137,7 @@ def validate_tile(
         "schema_fingerprint": fingerprint(fields),
         "sources": download["sources"],
         "audit": download["audit"],
+        "second_reader": second_reader,
         "finished": time.time(),
     }
 

@@ -13,7 +13,6 @@ from desi_fits_to_parquet.archive.link import Link
 from desi_fits_to_parquet.archive.remote import RemoteFile
 from desi_fits_to_parquet.download.coadd import Copied
 from desi_fits_to_parquet.records import AuditRecord
-from desi_fits_to_parquet.tile import Tile
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +33,6 @@ class Kept(NamedTuple):
     remote: RemoteFile
     path: Path
     copied: Copied | None
-
-
-def is_audited(tile: Tile, fraction: float) -> bool:
-    """Tell whether a tile is of the audited share: a hash of its name decides, always the same."""
-    lot = int.from_bytes(hashlib.sha256(f"audit {tile.name}".encode()).digest()[:4], "big")
-    return lot < fraction * 2**32
 
 
 def audit_rows(link: Link, kept: Iterable[Kept], checksums: Mapping[str, str]) -> AuditRecord:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from desi_fits_to_parquet.archive.link import Link
 from desi_fits_to_parquet.archive.remote import RemoteFile
 from desi_fits_to_parquet.columns import afterburners_used, kinds_used
-from desi_fits_to_parquet.download.audit import Kept, audit_rows, is_audited
+from desi_fits_to_parquet.download.audit import Kept, audit_rows
 from desi_fits_to_parquet.download.coadd import FetchWhole, fetch_coadd_rows
 from desi_fits_to_parquet.download.details import fetch_best_fits, whole_is_cheaper
 from desi_fits_to_parquet.download.whole import fetch_checksums, fetch_whole
@@ -23,7 +23,7 @@ from desi_fits_to_parquet.formats.fits_tables import read_columns, table_columns
 from desi_fits_to_parquet.record.selection import Selection, select_targets
 from desi_fits_to_parquet.records import AuditRecord
 from desi_fits_to_parquet.settings import Settings
-from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.tile import Tile, is_audited
 from desi_fits_to_parquet.tiles_csv import Sources
 
 log = logging.getLogger(__name__)

@@ -194,6 +194,10 @@ def fidelity_page(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> str:
         plain_table(errors, {"what": "what", "value": "value"}),
         heading("Audits"),
         paragraph(f"{audits}: {bad}." if bad else f"{audits}."),
+        paragraph(
+            f"Of {summary['second_reader']:,} tiles the whole record was compared with the FITS "
+            "files as a second reader (astropy, h5py) reads them too, every value."
+        ),
         heading("Schemas"),
         paragraph(same if schemas else "No tile has a Parquet file."),
         plain_table(

@@ -41,6 +41,7 @@ COLUMNS = (
     ("audited", pa.bool_(), "", "whether the whole files were fetched and compared"),
     ("audit_bytes", pa.int64(), "byte", "bytes that the audit compared"),
     ("audit_passed", pa.bool_(), "", "checksums and rows agree; null where not audited"),
+    ("second_reader", pa.bool_(), "", "whether a second reader compared Parquet and FITS too"),
     ("sha256", pa.string(), "", "sha256 of the Parquet; null where there is none"),
     ("schema_fingerprint", pa.string(), "", "hash of the schema that the settings declare"),
     (
@@ -215,6 +216,7 @@ def add_up(table: pa.Table, left: Sequence[Tile]) -> dict[str, Any]:
         "audited": sum(table["audited"].to_pylist()),
         "audits_failed": table["audit_passed"].to_pylist().count(False),
         "audit_bytes": _sum(table["audit_bytes"].to_pylist()),
+        "second_reader": sum(table["second_reader"].to_pylist()),
         "bytes_causes": _sum_by_cause(table["bytes_causes"].to_pylist()),
         "tiles_with_causes": sum(bool(causes) for causes in table["bytes_causes"].to_pylist()),
         "first_finished": min(finished, default=None),
