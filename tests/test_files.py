@@ -15,7 +15,9 @@ from desi_fits_to_parquet.files import (
     write_json,
 )
 from desi_fits_to_parquet.outcomes import BadTile
+from desi_fits_to_parquet.paths import fits_folder, parquet_folder
 from desi_fits_to_parquet.run.job_log import job_log
+from desi_fits_to_parquet.run.repair import remove_leftovers
 from desi_fits_to_parquet.tile import FILE_KINDS, LAYOUTS, MAX_ORDER, Tile
 from desi_fits_to_parquet.tiles_csv import (
     Source,
@@ -59,6 +61,18 @@ def test_a_folder_gets_its_name_when_it_is_complete(tmp_path: Path):
         (temporary / "file").touch()
         assert not path.exists()
     assert list(path.parent.rglob("*")) == [path, path / "file"]
+
+
+def test_folders_that_a_killed_job_left_unfinished_go_when_a_run_begins(tmp_path: Path):
+    tile = Tile("main", "dark", 17)
+    write_tiles(tmp_path / "tiles.csv", {})
+    for folder in (fits_folder(tmp_path, tile), parquet_folder(tmp_path, tile)):
+        folder.mkdir(parents=True)
+        folder.with_name(f".{folder.name}.part").mkdir()  # as `atomic_folder` names it
+    remove_leftovers(tmp_path, [])
+    assert list(tmp_path.rglob("*.part")) == []
+    assert fits_folder(tmp_path, tile).exists()
+    assert parquet_folder(tmp_path, tile).exists()
 
 
 def test_json_refuses_nan_and_names_a_broken_file(tmp_path: Path):

@@ -100,7 +100,9 @@ def find_leftovers(results: Path) -> Iterator[Tile]:
 
 
 def remove_leftovers(results: Path, busy: Collection[Tile]) -> None:
-    """Remove the FITS of tiles that are done.
+    """Remove the FITS of tiles that are done, and folders that a killed job left unfinished.
+
+    To be called before the first job of a run, under its lock: nobody works on these folders.
 
     Parameters
     ----------
@@ -112,6 +114,9 @@ def remove_leftovers(results: Path, busy: Collection[Tile]) -> None:
     for tile in find_leftovers(results):
         if tile not in busy:
             _clear_temporary(results, tile)
+    for unfinished in ("fits/*/*/.*.part", "parquet/*/dataset/*/*/.*.part"):
+        for path in results.glob(unfinished):
+            shutil.rmtree(path)
 
 
 def _clear_temporary(results: Path, tile: Tile) -> None:
