@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: help env reference slurm demo status test test-reference test-faults test-slurm benchmark-fusion benchmark-transfer benchmark-scale lint format lock clean
+.PHONY: help env reference lsdb slurm demo status test test-reference test-lsdb test-faults test-slurm benchmark-fusion benchmark-transfer benchmark-scale lint format lock clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 22
@@ -21,6 +21,12 @@ reference: env $(VENV)/.reference  ## add the reference readers that some tests 
 
 $(VENV)/.reference: requirements-reference.lock $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements-reference.lock
+	@touch $@
+
+lsdb: env $(VENV)/.lsdb  ## add LSDB, in which some tests open the collection
+
+$(VENV)/.lsdb: requirements-lsdb.lock $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements-lsdb.lock
 	@touch $@
 
 slurm: env $(VENV)/.slurm  ## add what profiles/slurm needs
@@ -41,6 +47,9 @@ test: env  ## run the whole test suite
 
 test-reference: reference  ## run the tests that compare with the reference readers
 	@$(BIN)/python -m pytest -m reference
+
+test-lsdb: lsdb  ## run the tests that open the collection in LSDB
+	@$(BIN)/python -m pytest -m lsdb
 
 test-faults: env  ## a thousand seeded runs under random faults (ten minutes)
 	@DESI_FAULT_RUNS=1000 $(BIN)/python -m pytest tests/test_faults.py -k random --timeout 3000 -o junit_family=xunit1 \
@@ -74,6 +83,8 @@ lock:  ## resolve the dependencies again (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	    --python-version 3.11 --extra test --extra reference -c requirements.lock \
 	    pyproject.toml -o requirements-reference.lock
+	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	    --python-version 3.11 --extra test --extra lsdb -c requirements.lock pyproject.toml -o requirements-lsdb.lock
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	    --python-version 3.11 --extra slurm -c requirements.lock pyproject.toml -o requirements-slurm.lock
 

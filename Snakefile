@@ -18,6 +18,7 @@ include: "rules/discover_tiles.smk"
 include: "rules/download_tile.smk"
 include: "rules/fuse_tile.smk"
 include: "rules/validate_tile.smk"
+include: "rules/catalog.smk"
 include: "rules/report.smk"
 include: "rules/repair.smk"
 include: "rules/compare_releases.smk"
@@ -29,6 +30,7 @@ include: "rules/watch.smk"
 rule all:
     default_target: True
     input:
+        f"{RESULTS}/{COLLECTION}",
         f"{RESULTS}/report/summary.json",
         all_markers,
         leftovers,

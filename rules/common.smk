@@ -23,7 +23,14 @@ from desi_fits_to_parquet.archive.credentials import clear_environment
 from desi_fits_to_parquet.report.files import PAGES, TABLES
 from desi_fits_to_parquet.run.snakemake import shares_out
 from desi_fits_to_parquet.tile import PROGRAMS, SURVEYS, tile_of
-from desi_fits_to_parquet.paths import fits_folder, parquet_folder
+from desi_fits_to_parquet.paths import (
+    CATALOG,
+    COLLECTION,
+    INDEX,
+    MARGIN,
+    fits_folder,
+    parquet_folder,
+)
 from desi_fits_to_parquet.tiles_csv import (
     list_tiles,
     pack_sources,

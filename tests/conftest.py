@@ -21,6 +21,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what compares with other readers where they were not asked for; a broken one fails."""
     if item.get_closest_marker("reference") and not importlib.util.find_spec("desispec"):
         pytest.skip("`make test-reference` installs desispec, specutils and fitsio")
+    if item.get_closest_marker("lsdb") and not importlib.util.find_spec("lsdb"):
+        pytest.skip("`make test-lsdb` installs LSDB")
 
 
 @pytest.fixture

@@ -47,6 +47,7 @@ def test_locks_satisfy_the_bounds_of_pyproject():
     for file, extras in (
         ("requirements.lock", (None, "demo", "test")),
         ("requirements-reference.lock", (None, "reference")),
+        ("requirements-lsdb.lock", (None, "lsdb")),
         ("requirements-slurm.lock", (None, "slurm")),
     ):
         lock = locked(file)
@@ -55,7 +56,9 @@ def test_locks_satisfy_the_bounds_of_pyproject():
                 assert requirement.specifier.contains(lock[requirement.name]), requirement
 
 
-@pytest.mark.parametrize("file", ["requirements-reference.lock", "requirements-slurm.lock"])
+@pytest.mark.parametrize(
+    "file", ["requirements-reference.lock", "requirements-lsdb.lock", "requirements-slurm.lock"]
+)
 def test_added_lock_changes_no_version_of_the_lock(file):
     lock = locked("requirements.lock")
     shared = {name: v for name, v in locked(file).items() if name in lock}
@@ -64,14 +67,19 @@ def test_added_lock_changes_no_version_of_the_lock(file):
 
 
 def test_every_dependency_has_a_bound_above_and_below():
-    for extra in (None, "demo", "test", "reference", "slurm"):
+    for extra in (None, "demo", "test", "reference", "lsdb", "slurm"):
         for requirement in direct(extra):
             operators = {specifier.operator for specifier in requirement.specifier}
             assert operators == {">=", "<"}, requirement
 
 
 def test_no_file_of_the_project_names_a_registry():
-    for file in ("requirements.lock", "requirements-reference.lock", "pyproject.toml"):
+    for file in (
+        "requirements.lock",
+        "requirements-reference.lock",
+        "requirements-lsdb.lock",
+        "pyproject.toml",
+    ):
         assert "index-url" not in (REPOSITORY / file).read_text()
 
 

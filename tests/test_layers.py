@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "validate": {"vocabulary", "formats", "record", "second_reader"},
     "report": {"vocabulary", "record.precision"},
     "compare": {"vocabulary", "record", "report"},
+    "collection": {"vocabulary", "formats", "record.schema"},
     "readers": {"vocabulary"},
     "run": {"vocabulary", "archive", "discover", "download", "record", "validate", "report"},
     "simulate": {"vocabulary", "formats", "archive", "run"},

@@ -15,6 +15,13 @@ FUSE_RECORD = "fuse.json"
 """What the fusion of a tile tells of itself, there too: it goes when the FITS go."""
 
 
+COLLECTION = "collection.properties"
+"""File that makes the results a HATS collection; it is there when all of it is whole."""
+
+CATALOG, MARGIN, INDEX = "catalog", "catalog_margin", "catalog_targetid"
+"""Folders of the collection's catalogue, of its margin and of its index of TARGETIDs."""
+
+
 def fits_folder(results: Path, tile: Tile) -> Path:
     """Folder of a tile's FITS, which goes when the tile is validated."""
     return results / "fits" / tile.survey / tile.program / str(tile.number)
