@@ -58,11 +58,10 @@ class Work(NamedTuple):
         return {record_tile(marker): marker for marker in markers_of(self.results)}
 
     def parquet(self) -> dict[str, str]:
-        """Checksums of all Parquet by their path."""
+        """Checksums of the Parquet of all tiles by their path."""
         return {
             str(path.relative_to(self.results)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(self.results.rglob("*.parquet"))
-            if "report" not in path.parts
+            for path in sorted(self.results.glob("**/parquet/**/*.parquet"))
         }
 
     def parquet_path(self, tile: Tile) -> Path:

@@ -20,7 +20,7 @@ import pytest
 from running import BUCKET, CORES, PREFIX, Work, checkout, folder_of, write_tile
 
 from desi_fits_to_parquet.outcomes import OUTCOMES
-from desi_fits_to_parquet.paths import marker_path, parquet_folder
+from desi_fits_to_parquet.paths import CATALOG, COLLECTION, marker_path, parquet_folder
 from desi_fits_to_parquet.run.repair import find_damaged
 from desi_fits_to_parquet.simulate.archive import flip_bit, truncate
 from desi_fits_to_parquet.simulate.serve import put_object, serve_archive
@@ -199,6 +199,22 @@ def test_totals_of_the_report_are_the_sums_over_the_markers(finished: Finished):
 def test_no_more_fits_lie_on_disk_than_two_tiles_a_core(finished: Finished):
     # one more was put there before the run: the tile that was to be spoiled
     assert 1 <= finished.most_fits <= 2 * CORES + 1
+
+
+def test_the_results_are_a_collection_of_all_rows(finished: Finished):
+    results = finished.work.results
+    paths = sorted((results / CATALOG).rglob("Npix=*.parquet"))
+    rows = [
+        row for path in paths for row in pq.ParquetFile(path).read(["targetid", "file"]).to_pylist()
+    ]
+    expected = {
+        (targetid, str(path.relative_to(results)))
+        for path in (results / "parquet").rglob("*.parquet")
+        for targetid in pq.ParquetFile(path).read(["targetid"])["targetid"].to_pylist()
+    }
+    assert len(rows) == len(expected)
+    assert {(row["targetid"], row["file"]) for row in rows} == expected
+    assert (results / COLLECTION).is_file()
 
 
 def test_second_run_has_nothing_to_do_and_the_report_is_built(work: Work, finished: Finished):
