@@ -40,7 +40,7 @@ _STATISTICS = (
     "target_dec",
     "qso_maskbits",
 )
-"""Fields that readers filter on: they get minimum and maximum by row group and page."""
+"""Fields that readers filter on: they get minimum and maximum by row group."""
 
 
 def open_writer(

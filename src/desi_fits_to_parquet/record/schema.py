@@ -164,7 +164,7 @@ def record_fields(settings: Settings) -> tuple[Field, ...]:
 def fits_type() -> pa.DataType:
     """Return the type of `rrdetails`: a struct of lists of equal length, an item a fit.
 
-    A list of structs would say the same, but LSDB refuses it and astropy has no place for it.
+    A list of structs would say the same, but LSDB refuses it; this it opens as a nested column.
     """
     members = (
         ("spectype", pa.string()), ("subtype", pa.string()), ("z", pa.float64()),
