@@ -1,4 +1,4 @@
-"""Files that are whole and agree with one another, but are not this tile's or not in DESI's units.
+"""Files that agree with one another, but are not this tile's or not in DESI's units or shapes.
 
 Each case is fetched in both modes of the transfer and must end in one outcome with one sentence.
 """
@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from astropy.io import fits as astropy_fits
 from fault_server import serve
-from fusion_tiles import copy_tile, edit_fits
+from fusion_tiles import copy_tile, edit_fits, select
 from simulated_archive import checksum_list, key_of, list_sources, read_objects
 
 from desi_fits_to_parquet.download.tile import download_tile
+from desi_fits_to_parquet.formats.fits import open_fits
 from desi_fits_to_parquet.fuse.tile import fuse_tile
 from desi_fits_to_parquet.simulate.tile import simulate_tile
 from desi_fits_to_parquet.tile import Tile
@@ -59,7 +60,8 @@ def convert_both_ways(
             marker = validate_tile(TILE, fits, out, record, settings)
             outside = marker["n_outside"]
             found.append((marker["outcome"], marker["reason"], marker["n_rows"], outside))
-            assert bool(list(out.iterdir())) == (marker["outcome"] == "converted")
+            there = marker["outcome"] in ("converted", "no_targets")
+            assert bool(list(out.iterdir())) == there
     return found
 
 
@@ -127,6 +129,33 @@ def moved(rows: slice, declination: float) -> Change:
         hdus["FIBERMAP"].data["TARGET_DEC"][rows] = declination
 
     return lambda mine, _: edit_fits(mine / TILE.file_name("coadd"), edit)
+
+
+def coadd(change: Callable[[Any], Any]) -> Change:
+    return lambda mine, _: edit_fits(mine / TILE.file_name("coadd"), change)
+
+
+def cut(hdu: str, kind: str = "coadd", stop: int = 5) -> Change:
+    """Take rows away from an image or a table."""
+
+    def edit(hdus: Any) -> None:
+        hdus[hdu].data = hdus[hdu].data[:stop]
+
+    return lambda mine, _: edit_fits(mine / TILE.file_name(kind), edit)
+
+
+def negative(hdus: Any) -> None:
+    hdus["R_IVAR"].data[6:, 100] = -1
+
+
+def stranger(shape: tuple[int, int]) -> Change:
+    image = astropy_fits.ImageHDU(np.zeros(shape, np.float32), name="Q_FLUX")
+    return coadd(lambda hdus: hdus.append(image))
+
+
+def empty(mine: Path, other: Path) -> None:
+    for hdu in ("REDSHIFTS", "FIBERMAP", "TSNR2"):
+        cut(hdu, "redrock", 0)(mine, other)
 
 
 COADD, REDROCK, EMLINE, DETAILS = (TILE.file_name(kind) for kind in KINDS)
@@ -206,6 +235,80 @@ def test_what_is_not_this_tiles_or_not_desis_is_refused_in_both_modes(
         assert reason.startswith(f"{file}: ")
         assert sentence in reason
     assert found[0] == found[1]
+
+
+SAME_IN_BOTH: dict[str, tuple[Change, str, str]] = {
+    "an image of no arm": (stranger((3, 5)), "converted", ""),
+    "an image of no arm with a row a target": (stranger((8, 5)), "converted", ""),
+    "redrock without rows": (empty, "no_targets", ""),
+    "redrock without bytes": (
+        lambda mine, _: (mine / TILE.file_name("redrock")).write_bytes(b""),
+        "corrupt_source", f"{REDROCK}: the file is empty",
+    ),
+    "a negative ivar": (
+        coadd(negative), "corrupt_source",
+        f"{COADD}: HDU R_IVAR is -1.0 for TARGETID ",
+    ),
+    "an image that is not there": (
+        coadd(lambda hdus: hdus.__delitem__("Z_MASK")), "corrupt_source",
+        f"{COADD}: HDU Z_MASK is missing (there: PRIMARY, FIBERMAP, EXP_FIBERMAP, B_WAVELENGTH",
+    ),
+    "an image of fewer rows": (
+        cut("Z_MASK"), "corrupt_source",
+        f"{COADD}: HDU Z_MASK has shape (5, 2881), but 8 targets in FIBERMAP",
+    ),
+    "an image of three dimensions": (
+        image("Z_FLUX", lambda flux: flux[:, :, None]), "corrupt_source",
+        f"{COADD}: HDU Z_FLUX has shape (8, 2881, 1), but 8 targets in FIBERMAP",
+    ),
+    "an image of fewer pixels": (
+        image("Z_FLUX", lambda flux: flux[:, :-1]), "corrupt_source",
+        f"{COADD}: HDU Z_FLUX has shape (8, 2880), but 8 targets in FIBERMAP",
+    ),
+    "scores of fewer targets": (
+        cut("SCORES"), "corrupt_source", f"{COADD}: HDU SCORES lacks TARGETID",
+    ),
+    "scores in another order": (
+        image("SCORES", lambda scores: scores[::-1].copy()), "converted", "",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SAME_IN_BOTH)
+def test_both_modes_end_in_one_outcome_with_one_sentence(
+    tiles: tuple[Path, Path], tmp_path: Path, settings: dict[str, Any], case: str
+) -> None:
+    change, outcome, sentence = SAME_IN_BOTH[case]
+    settings["columns"]["scores"] = "scores" in case
+    mine = copy_tile(tiles[0], tmp_path / "mine")
+    change(mine, tiles[1])
+    found = convert_both_ways(mine, tmp_path, settings)
+    assert found[0] == found[1]
+    assert found[0][0] == outcome, found[0]
+    assert found[0][1].startswith(sentence)
+
+
+def test_a_broken_row_of_a_compressed_mask_is_named_by_its_row_in_the_source(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    mine = tmp_path / "mine"
+    simulate_tile(
+        TILE, mine, 8, quasar_share=0.6, scan_step=100, kinds=KINDS, mask_form="compressed"
+    )
+    path = mine / TILE.file_name("coadd")
+    with open_fits(path) as fits:
+        hdu = fits.hdus["B_MASK"]
+        wanted = select(mine, settings).row[-1]
+        at = hdu.data_start + int(wanted) * int(hdu.header["NAXIS1"])
+        size, offset = np.frombuffer(fits.read_at(at, 8), ">i4").tolist()
+        begin = hdu.data_start + int(hdu.header["NAXIS1"]) * 8 + offset
+    data = bytearray(path.read_bytes())
+    data[begin : begin + size] = bytes(size)
+    path.write_bytes(data)
+    found = convert_both_ways(mine, tmp_path, settings)
+    assert found[0] == found[1]
+    assert found[0][:1] == ("corrupt_source",)
+    assert f"{COADD}: HDU B_MASK, row {wanted}: its compressed tile is broken" in found[0][1]
 
 
 def test_a_row_outside_its_tile_is_kept_and_counted(

@@ -23,16 +23,20 @@ from desi_fits_to_parquet.formats.fits_header import (
     padded,
 )
 from desi_fits_to_parquet.formats.fits_images import (
+    NO_TILE,
+    broken_tile,
     contiguous_runs,
     heap_start,
-    image_shape,
     is_compressed,
+    rows_text,
 )
 from desi_fits_to_parquet.formats.fits_sums import ones_complement_sum, verify_datasum
 from desi_fits_to_parquet.formats.fits_tables import MAX_TABLE_BYTES, read_columns, table_columns
 from desi_fits_to_parquet.formats.fits_write import close_header
 from desi_fits_to_parquet.outcomes import BadTile
+from desi_fits_to_parquet.record.arms import CAMERAS
 from desi_fits_to_parquet.record.selection import check_row_match, match_rows
+from desi_fits_to_parquet.record.spectra import QUANTITIES, check_images
 from desi_fits_to_parquet.tiles_csv import Source
 
 Rows = npt.NDArray[np.int64]
@@ -115,27 +119,26 @@ def fetch_coadd_rows(
     for hdu in fits.hdus:
         if not header_agrees(fits, hdu):
             raise FetchWhole(f"the header of HDU {hdu} does not agree with its CHECKSUM")
-    for hdu, found_hdu in fits.hdus.items():  # these are held in memory
-        held = (
-            hdu == "FIBERMAP" or _part_of(hdu, with_scores) == "whole" or is_compressed(found_hdu)
-        )
-        if held and found_hdu.data_size > MAX_TABLE_BYTES:
-            raise BadTile("corrupt_source", f"{name}: HDU {hdu} claims {found_hdu.data_size} bytes")
+    kept = {hdu: part for hdu in fits.hdus if (part := _part_of(hdu, with_scores))}
+    images = {hdu for hdu, part in kept.items() if part == "rows" and _is_plain(fits, hdu)}
+    for hdu in kept.keys() - images:  # these are held in memory
+        if fits.hdus[hdu].data_size > MAX_TABLE_BYTES:
+            size = fits.hdus[hdu].data_size
+            raise BadTile("corrupt_source", f"{name}: HDU {hdu} claims {size} bytes")
     _check_data(fits, "FIBERMAP")
     found = read_columns(fits, "FIBERMAP", ("TARGETID",))["TARGETID"].astype(np.int64)
     check_row_match(expected, found, "HDU FIBERMAP", name)
+    check_images(fits, len(found))
     rows = np.sort(match_rows(selected, found))
 
-    kept = {hdu: part for hdu in fits.hdus if (part := _part_of(hdu, with_scores))}
-    for hdu, part in kept.items():
-        if part == "rows" and _height(fits, hdu) != len(found):
-            raise BadTile(
-                "corrupt_source",
-                f"{name}: HDU {hdu} has {_height(fits, hdu)} rows, FIBERMAP has {len(found)}",
-            )
-    images = {hdu for hdu, part in kept.items() if part == "rows" and _is_plain(fits, hdu)}
     if not images:
-        raise BadTile("corrupt_source", f"{name}: no HDU holds spectra (there: {', '.join(kept)})")
+        raise FetchWhole("all images are compressed")
+    if "SCORES" in kept:
+        scores = fits.hdus["SCORES"]
+        remote.prefetch([(scores.data_start, scores.data_start + scores.data_size)])
+        _check_data(fits, "SCORES")
+        if not np.array_equal(read_columns(fits, "SCORES", ("TARGETID",))["TARGETID"], found):
+            raise FetchWhole("the rows of HDU SCORES are not those of FIBERMAP")
     remote.prefetch(_table_ranges(fits, kept, images, rows))
     remote.prefetch(
         heap_range
@@ -209,24 +212,16 @@ def _check_data(fits: Fits, name: str) -> None:
 
 def _part_of(hdu: str, with_scores: bool) -> str:
     """Say what of an HDU is wanted: `whole`, `rows`, or nothing."""
-    if hdu == "PRIMARY" or re.fullmatch(r"\w+_WAVELENGTH", hdu):
+    arms = "|".join(CAMERAS)
+    if hdu == "PRIMARY" or re.fullmatch(f"({arms})_WAVELENGTH", hdu):
         return "whole"
-    if hdu == "FIBERMAP" or re.fullmatch(r"\w+_(FLUX|IVAR|MASK)", hdu):
+    if hdu == "FIBERMAP" or re.fullmatch(f"({arms})_({'|'.join(QUANTITIES)})", hdu):
         return "rows"
     return "rows" if hdu == "SCORES" and with_scores else ""
 
 
 def _is_plain(fits: Fits, name: str) -> bool:
     return fits.hdus[name].header.get("XTENSION") == "IMAGE"
-
-
-def _height(fits: Fits, name: str) -> int:
-    """Return the number of rows of an image or a table."""
-    hdu = fits.hdus[name]
-    if not _is_plain(fits, name) and not is_compressed(hdu):
-        return int(hdu.header["NAXIS2"])
-    shape = image_shape(fits, name)
-    return shape[0] if len(shape) == 2 else -1
 
 
 def _stride(hdu: Hdu) -> int:
@@ -288,11 +283,7 @@ def _heap_ranges(fits: Fits, name: str, rows: Rows) -> Iterator[tuple[int, int, 
             claimed += count * size
             end = gap + offset + count * size
             if min(count, offset) < 0 or max(end, gap + claimed) > hdu.data_size:
-                raise BadTile(
-                    "corrupt_source",
-                    f"{fits.source}: HDU {name}, row {row}: its compressed tile lies outside the "
-                    "heap",
-                )
+                raise broken_tile(fits, name, row, NO_TILE)
             yield i, column.offset, (heap + offset, heap + offset + count * size)
 
 
@@ -327,14 +318,12 @@ def _reduce(
 
 
 def _provenance(source: Source, n_rows: int, rows: Rows) -> bytes:
-    runs = [(rows[first], rows[stop - 1]) for first, stop in contiguous_runs(rows)]
-    text = ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in runs)
     return b"".join(
         (
             format_card("SRCKEY", source["key"]),
             format_card("SRCETAG", source["etag"], "ETag of the object SRCKEY"),
             format_card("SRCNROWS", n_rows, "its number of targets"),
-            format_card("SRCROWS", text),
+            format_card("SRCROWS", rows_text(rows)),
         )
     )
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 import zlib
 from contextlib import suppress
 from io import BytesIO
@@ -23,6 +24,7 @@ from desi_fits_to_parquet.formats.fits import (
 )
 from desi_fits_to_parquet.formats.fits_header import format_card, pad_header, padded
 from desi_fits_to_parquet.formats.fits_tables import MAX_TABLE_BYTES, read_table, unscale
+from desi_fits_to_parquet.outcomes import BadTile
 
 
 def is_compressed(hdu: Hdu) -> bool:
@@ -110,30 +112,64 @@ def _read_compressed(
     ):
         return cast("Array", _read_with_astropy(fits, hdu)[rows])
     dtype = np.dtype(BITPIX_DTYPE[int(bitpix)])
-    tiles = _compressed_tiles(fits, hdu)
-    if len(tiles) != shape[0]:
+    if int(hdu.header["NAXIS2"]) != shape[0]:
         raise corrupt(fits.source, f"HDU {hdu.name}: not one compressed tile for each of its rows")
     raw = np.empty((len(rows), shape[1]), dtype)
-    for i, row in enumerate(rows):
-        where = f"HDU {hdu.name}, row {row}"
-        data = fits.read_at(*tiles[row])
-        raw[i] = np.frombuffer(inflate(data, shape[1] * dtype.itemsize, fits.source, where), dtype)
+    for i, (row, tile) in enumerate(zip(rows, _compressed_tiles(fits, hdu, rows), strict=True)):
+        try:
+            text = inflate(fits.read_at(*tile), shape[1] * dtype.itemsize)
+        except ValueError as error:
+            raise broken_tile(fits, hdu.name, int(row), str(error)) from error
+        raw[i] = np.frombuffer(text, dtype)
     return unscale(raw, zero, scale)
 
 
-def _compressed_tiles(fits: Fits, hdu: Hdu) -> list[tuple[int, int]]:
-    """Return offset and length of the compressed tiles of an image, each within the heap."""
+def _compressed_tiles(
+    fits: Fits, hdu: Hdu, rows: npt.NDArray[np.integer[Any]]
+) -> list[tuple[int, int]]:
+    """Return offset and length of some compressed tiles of an image, each within the heap."""
     descriptors = read_table(fits, hdu.name).get("COMPRESSED_DATA", np.zeros(0))
     if descriptors.ndim != 2 or descriptors.shape[1] != 2:
         raise corrupt(fits.source, f"HDU {hdu.name}: no column COMPRESSED_DATA with its tiles")
     heap = heap_start(fits, hdu)
-    for row, (length, offset) in enumerate(descriptors.tolist()):
+    tiles = descriptors[rows].tolist()
+    for row, (length, offset) in zip(rows, tiles, strict=True):
         if length <= 0 or offset < 0 or heap + offset + length > hdu.data_size:
-            raise corrupt(
-                fits.source,
-                f"HDU {hdu.name}, row {row}: its compressed tile is empty or outside the heap",
-            )
-    return [(hdu.data_start + heap + offset, length) for length, offset in descriptors.tolist()]
+            raise broken_tile(fits, hdu.name, int(row), NO_TILE)
+    return [(hdu.data_start + heap + offset, length) for length, offset in tiles]
+
+
+NO_TILE = "is empty or outside the heap"
+
+
+def broken_tile(fits: Fits, name: str, row: int, what: str) -> BadTile:
+    """Return what is raised where the compressed tile of a row is broken."""
+    where = f"HDU {name}, row {source_row(fits, row)}"
+    return corrupt(fits.source, f"{where}: its compressed tile {what}")
+
+
+def rows_text(rows: npt.NDArray[np.integer[Any]]) -> str:
+    """Write row numbers shortly: `3,8-9` for 3, 8 and 9."""
+    runs = [(rows[first], rows[stop - 1]) for first, stop in contiguous_runs(rows)]
+    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def source_row(fits: Fits, row: int) -> int:
+    """Return a row's number in the archive's file, for messages.
+
+    A file that was fetched by rows names them in its PRIMARY header: SRCROWS, as `rows_text` writes
+    it. In others the number is the same.
+    """
+    primary = fits.hdus.get("PRIMARY")
+    runs = str(primary.header.get("SRCROWS", "")) if primary else ""
+    before = row
+    for run in re.findall(r"\d+(?:-\d+)?", runs):
+        first, _, last = run.partition("-")
+        length = int(last or first) - int(first) + 1
+        if before < length:
+            return int(first) + before
+        before -= length
+    return row
 
 
 def heap_start(fits: Fits, hdu: Hdu) -> int:
@@ -142,15 +178,21 @@ def heap_start(fits: Fits, hdu: Hdu) -> int:
     return whole_keyword(hdu.header, "THEAP", fits.source, hdu.name, table, low=table)
 
 
-def inflate(data: bytes, size: int, source: str, where: str) -> bytes:
-    """Unpack gzip data that must give exactly `size` bytes; more is refused unread."""
+def inflate(data: bytes, size: int) -> bytes:
+    """Unpack gzip data that must give exactly `size` bytes; more is refused unread.
+
+    Raises
+    ------
+    ValueError
+        Where they are broken, or give more or fewer bytes.
+    """
     unpacker = zlib.decompressobj(wbits=31)
     try:
         text = unpacker.decompress(data, size + 1)
     except zlib.error as error:
-        raise corrupt(source, f"{where}: gzip data are broken ({error})") from error
+        raise ValueError(f"is broken ({error})") from error
     if len(text) != size or not unpacker.eof:  # its own checksum stands at the end
-        raise corrupt(source, f"{where}: unpacks to another size than {size} bytes")
+        raise ValueError(f"unpacks to another size than {size} bytes")
     return text
 
 
@@ -164,7 +206,8 @@ def _read_with_astropy(fits: Fits, hdu: Hdu) -> Array:
     if max(size, hdu.data_size) > MAX_TABLE_BYTES:
         raise corrupt(fits.source, f"HDU {hdu.name} would unpack to more than {MAX_TABLE_BYTES} B")
     if form != "RICE_1":  # whose tiles have a fixed size; astropy unpacks all that gzip gives
-        for offset, length in _compressed_tiles(fits, hdu):
+        every = np.arange(int(hdu.header["NAXIS2"]))
+        for offset, length in _compressed_tiles(fits, hdu, every):
             unpacker = zlib.decompressobj(wbits=31)
             with suppress(zlib.error):  # astropy says what is wrong with it
                 if len(unpacker.decompress(fits.read_at(offset, length), size + 1)) > size:

@@ -27,6 +27,9 @@ from desi_fits_to_parquet.record.arms import (
 from desi_fits_to_parquet.record.schema import FLUX_UNIT, IVAR_UNIT
 from desi_fits_to_parquet.settings import SpectraSettings
 
+QUANTITIES = ("FLUX", "IVAR", "MASK")
+"""What each arm's images are of that are read, one row a target."""
+
 
 class SpectraLayout(NamedTuple):
     """How the spectra of a coadd lie on their grids.
@@ -49,6 +52,37 @@ class SpectraLayout(NamedTuple):
     no_weight: bool
 
 
+def check_images(fits: Fits, n_rows: int) -> None:
+    """Assert that a coadd has the images of each arm, in shapes that go together.
+
+    Parameters
+    ----------
+    fits
+        The coadd, opened; of a remote one no more than the headers is read.
+    n_rows
+        Number of targets in its FIBERMAP.
+
+    Raises
+    ------
+    BadTile
+        `corrupt_source` where an HDU is missing, or an image has another shape than targets and
+        wavelengths give.
+    """
+    for camera in CAMERAS:
+        shape = image_shape(fits, f"{camera}_WAVELENGTH")
+        if len(shape) != 1:
+            raise _corrupt(fits, f"HDU {camera}_WAVELENGTH has shape {shape}, not one dimension")
+        n_wave = shape[0]
+        for quantity in QUANTITIES:
+            shape = image_shape(fits, f"{camera}_{quantity}")
+            if shape != (n_rows, n_wave):
+                raise _corrupt(
+                    fits,
+                    f"HDU {camera}_{quantity} has shape {shape}, but {n_rows} targets in FIBERMAP "
+                    f"and {n_wave} pixels in {camera}_WAVELENGTH make ({n_rows}, {n_wave})",
+                )
+
+
 def read_layout(fits: Fits, n_rows: int, settings: SpectraSettings) -> SpectraLayout:
     """Read the wavelengths of a coadd and check the shapes of its images.
 
@@ -67,11 +101,9 @@ def read_layout(fits: Fits, n_rows: int, settings: SpectraSettings) -> SpectraLa
         `corrupt_source` where an HDU is missing, an image has another shape than targets and
         wavelengths give, units or steps are not DESI's, or the arms do not share a grid.
     """
+    check_images(fits, n_rows)
     waves = []
     for camera in CAMERAS:
-        shape = image_shape(fits, f"{camera}_WAVELENGTH")
-        if len(shape) != 1:
-            raise _corrupt(fits, f"HDU {camera}_WAVELENGTH has shape {shape}, not one dimension")
         _check_unit(fits, f"{camera}_WAVELENGTH", 0, "Angstrom")
         _check_unit(fits, f"{camera}_FLUX", -17, FLUX_UNIT)
         _check_unit(fits, f"{camera}_IVAR", 34, IVAR_UNIT)
@@ -79,14 +111,6 @@ def read_layout(fits: Fits, n_rows: int, settings: SpectraSettings) -> SpectraLa
         if not np.isfinite(wave).all():
             raise _corrupt(fits, f"HDU {camera}_WAVELENGTH holds values that are no numbers")
         waves.append(wave)
-        for quantity in ("FLUX", "IVAR", "MASK"):
-            shape = image_shape(fits, f"{camera}_{quantity}")
-            if shape != (n_rows, len(wave)):
-                raise _corrupt(
-                    fits,
-                    f"HDU {camera}_{quantity} has shape {shape}, but {n_rows} targets in FIBERMAP "
-                    f"and {len(wave)} pixels in {camera}_WAVELENGTH make ({n_rows}, {len(wave)})",
-                )
     joined, cut = settings["cameras"] == "combined", (0, 0)
     try:
         grid = join_grids(waves)
