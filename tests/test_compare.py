@@ -12,6 +12,7 @@ import pytest
 from astropy.io import fits
 from simulated_archive import list_sources, simulate_objects
 
+from desi_fits_to_parquet.compare import targets as compared
 from desi_fits_to_parquet.compare.build import compare_releases
 from desi_fits_to_parquet.compare.targets import find_targets
 from desi_fits_to_parquet.files import write_json
@@ -83,9 +84,10 @@ def read_changes(folder: Path) -> dict[int, dict[str, Any]]:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_target_that_is_not_the_same_is_named_with_its_values_before_and_after(
-    tmp_path: Path, everything: dict[str, Any], layout: str
+    tmp_path: Path, everything: dict[str, Any], layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Targets are observed again, reclassified, dropped, added, or left as they were."""
+    monkeypatch.setattr(compared, "TOGETHER", 4)
     before, after = tmp_path / "dr2", tmp_path / "dr3"
     old = make_release(
         before,

@@ -5,9 +5,11 @@ TARGETID within each survey and program, so the two may have different pixels.
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -24,7 +26,7 @@ N_SHOWN = 500
 def compare_releases(before: Path, after: Path, folder: Path) -> dict[str, Any]:
     """Write which targets are new, gone or changed: `targets.parquet`, `summary.json`, a page.
 
-    A survey and program at a time is held in memory: 100 bytes a target.
+    A survey and program at a time is held in memory.
 
     Parameters
     ----------
@@ -52,12 +54,14 @@ def compare_releases(before: Path, after: Path, folder: Path) -> dict[str, Any]:
         pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer,
     ):
         for key in programs:
-            changes, count = compare_program(*releases, *key)
-            writer.write_table(changes)
-            counts.append(count)
-            speeds = pc.fill_null(pc.abs(changes["dv_km_s"]), 0)
-            top = pc.select_k_unstable(speeds, N_SHOWN, [("", "descending")])
-            largest += changes.take(top).filter(pc.greater(speeds.take(top), 0)).to_pylist()
+            sums: Counter[str] = Counter()
+            for changes, count in compare_program(*releases, *key):
+                writer.write_table(changes)
+                sums.update(count)
+                largest += _largest_changes(changes)
+                largest.sort(key=lambda row: (-abs(row["dv_km_s"]), row["targetid"]))
+                del largest[N_SHOWN:]
+            counts.append({"survey": key[0], "program": key[1], **sums})
     summary = {
         **{
             name: _facts(release)
@@ -74,9 +78,15 @@ def compare_releases(before: Path, after: Path, folder: Path) -> dict[str, Any]:
         "same_selection": len({json.dumps(_selection(r), sort_keys=True) for r in releases}) == 1,
     }
     write_json(folder / "summary.json", summary)
-    largest.sort(key=lambda row: (-abs(row["dv_km_s"]), row["targetid"]))
-    write_atomically(folder / "compare.html", compare_page(summary, largest[:N_SHOWN]))
+    write_atomically(folder / "compare.html", compare_page(summary, largest))
     return summary
+
+
+def _largest_changes(changes: pa.Table) -> list[dict[str, Any]]:
+    """Return the rows with the largest changes of redshift, the largest first."""
+    speeds = pc.fill_null(pc.abs(changes["dv_km_s"]), 0)
+    top = changes.take(pc.select_k_unstable(speeds, N_SHOWN, [("", "descending")]))
+    return [row for row in top.to_pylist() if row["dv_km_s"]]
 
 
 def _facts(release: Release) -> dict[str, Any]:

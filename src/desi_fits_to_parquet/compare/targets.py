@@ -1,6 +1,7 @@
 """The targets of two releases side by side: what became of each."""
 
-from itertools import groupby
+from collections.abc import Iterator
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,9 @@ LIGHT_KM_S = 299_792.458
 
 LARGE_KM_S = 1000.0
 """Beyond this a redshift counts as another one in DESI's own checks of repeated observations."""
+
+TOGETHER = 500_000
+"""So many targets are compared at once: bounds the memory at any size of release."""
 
 _READ = ("targetid", HATS_INDEX, *VALUES)
 
@@ -94,8 +98,8 @@ def _outcome(marker: Path) -> str | None:
 
 def compare_program(
     before: Release, after: Release, survey: str, program: str
-) -> tuple[pa.Table, dict[str, Any]]:
-    """Compare the targets of a survey and program.
+) -> Iterator[tuple[pa.Table, dict[str, int]]]:
+    """Compare the targets of a survey and program, `TOGETHER` at a time.
 
     Parameters
     ----------
@@ -104,8 +108,8 @@ def compare_program(
     survey, program
         Names of `tile.SURVEYS` and `tile.PROGRAMS`.
 
-    Returns
-    -------
+    Yields
+    ------
     changes : pyarrow.Table
         A row for each target that is not the same in both, sorted by TARGETID. `dv_km_s` is
         c (z_after - z_before) / (1 + z_before).
@@ -120,6 +124,17 @@ def compare_program(
     """
     key = survey, program
     old, new = (read_targets(release, *key) for release in (before, after))
+    ids = [table["targetid"].to_numpy() for table in (old, new)]
+    cuts = np.unique(max(ids, key=len)[TOGETHER::TOGETHER])
+    bounds = [[0, *np.searchsorted(mine, cuts), len(mine)] for mine in ids]
+    for (start, stop), (first, last) in zip(*map(pairwise, bounds), strict=True):
+        yield _compare(key, before, after, old.slice(start, stop - start),
+                       new.slice(first, last - first))  # fmt: skip
+
+
+def _compare(
+    key: tuple[str, str], before: Release, after: Release, old: pa.Table, new: pa.Table
+) -> tuple[pa.Table, dict[str, int]]:
     in_new, in_old = find_targets(old, new), find_targets(new, old)
     kept = np.flatnonzero(in_new >= 0)
     was, now = old.take(kept), new.take(in_new[kept])
@@ -129,24 +144,24 @@ def compare_program(
     )
     changed = pc.or_(pc.or_(differs["z"], differs["spectype"]), differs["coadd_numexp"])
     lost, found = old.filter(pa.array(in_new < 0)), new.filter(pa.array(in_old < 0))
+    gone, added = _label(lost, "gone", after.tiles[key]), _label(found, "new", before.tiles[key])
+    n_changed = pc.sum(changed).as_py() or 0
     parts = [
         _rows(
             key,
-            pa.array(["changed"] * pc.sum(changed).as_py() if len(kept) else [], pa.string()),
+            pa.array(["changed"] * n_changed, pa.string()),
             was.filter(changed),
             now.filter(changed),
             speed.filter(changed),
         ),
-        _rows(key, _label(lost, "gone", after.tiles[key]), lost, None, None),
-        _rows(key, _label(found, "new", before.tiles[key]), None, found, None),
+        _rows(key, gone, lost, None, None),
+        _rows(key, added, None, found, None),
     ]
     changes = pa.concat_tables(parts).sort_by("targetid")
-    labels = dict(zip(*(column.to_pylist() for column in
-                        changes["change"].value_counts().flatten()), strict=True))  # fmt: skip
+    counted = pc.value_counts(changes["change"].combine_chunks())
+    labels = {pair["values"]: pair["counts"] for pair in counted.to_pylist()}
     large = pc.greater(pc.abs(speed), LARGE_KM_S)
     return changes, {
-        "survey": survey,
-        "program": program,
         "targets_before": len(old),
         "targets_after": len(new),
         "in_both": len(kept),
