@@ -17,7 +17,12 @@ from desi_fits_to_parquet.run.lock import (
     join_run,
 )
 from desi_fits_to_parquet.run.notify import NotifyError, read_addresses
-from desi_fits_to_parquet.run.repair import find_leftovers, remove_leftovers
+from desi_fits_to_parquet.run.repair import (
+    OldResults,
+    find_leftovers,
+    refuse_old_results,
+    remove_leftovers,
+)
 from desi_fits_to_parquet.run.snakemake import (
     UnknownSnakemake,
     apply,
@@ -86,6 +91,7 @@ onstart:
     try:
         end_run = begin(workflow, SNAKEMAKE_TESTED)
         hold_lock(Path(RESULTS), os.environ[RUN_ID])
+        refuse_old_results(Path(RESULTS))
         remove_leftovers(Path(RESULTS), tiles_to_do())
         Path(RESULTS, LOW_NOTE).unlink(missing_ok=True)
         if "discover_tiles" in needed:
@@ -93,6 +99,7 @@ onstart:
     except (
         ArchiveUnreachable,
         NotWritable,
+        OldResults,
         RunningElsewhere,
         UnknownSnakemake,
     ) as error:
