@@ -44,7 +44,8 @@ if workflow.is_main_process:
         ADDRESSES = read_addresses(
             config["notify"]["urls_file"], os.environ, Path(workflow.basedir)
         )
-    except NotifyError as error:
+        refuse_old_results(Path(RESULTS))
+    except (NotifyError, OldResults) as error:
         sys.exit(str(error))
 else:
     # Snakemake on a node of a cluster: before it clears the outputs of its jobs, which by now may

@@ -326,6 +326,16 @@ def test_wrong_setting_ends_the_run_before_any_job(tmp_path: Path):
     assert not work.results.exists()
 
 
+def test_results_of_version_0_1_are_refused_with_what_to_do(tmp_path: Path):
+    work = checkout(tmp_path)
+    (work.results / "parquet/survey=main/program=dark").mkdir(parents=True)
+    for arguments in ([], ["-n"], ["verify"]):
+        output = work.run("http://127.0.0.1:9", *arguments, code=1)
+        assert "results/parquet/survey=main was made by version 0.1" in output
+        assert "a folder of its own with --config results=" in output
+        assert "Traceback" not in output
+
+
 def test_addresses_of_notifications_that_are_not_there_are_refused_in_a_dry_run_too(tmp_path: Path):
     work = checkout(tmp_path)
     config = "notify={urls_file: /nowhere/urls}"

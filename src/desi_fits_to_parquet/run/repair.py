@@ -21,6 +21,27 @@ class Finding(NamedTuple):
     problem: str
 
 
+class OldResults(Exception):
+    """A results folder was made by a version that laid tiles out otherwise."""
+
+
+def refuse_old_results(results: Path) -> None:
+    """Assert that a results folder is none of version 0.1, which wrote Hive folders.
+
+    Raises
+    ------
+    OldResults
+        With a sentence that says what to do.
+    """
+    old = next((results / "parquet").glob("survey=*"), None)
+    if old:
+        raise OldResults(
+            f"{old} was made by version 0.1 of this project, which this one does not go on with: "
+            "give the run a folder of its own with --config results=..., or remove "
+            f"{results}/parquet, {results}/validated and {results}/tiles.csv to make them anew"
+        )
+
+
 def find_failed(results: Path) -> list[Finding]:
     """Return the tiles whose outcome is a failure, with outcome and reason."""
     return [

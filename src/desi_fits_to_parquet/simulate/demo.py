@@ -94,7 +94,9 @@ def print_summary(summary: Mapping[str, Any], results: Path, seconds: float) -> 
         f"Parquet        {written:8.1f} MB   ({1 - written / archive:.1%} less than the archive)\n"
         f"\n{summary['n_rows']} quasars in {seconds:.0f} s.\n"
         f"Parquet  {results}/parquet\nReport   {results}/report.html"
-        f"  (open it in a browser)\nTables   {results}/report/"
+        f"  (open it in a browser)\nTables   {results}/report/\n"
+        f'Open it  lsdb.open_catalog("{results}")    (LSDB; all targets, the spectra beside them)\n'
+        f"         duckdb.sql(\"FROM '{results}/catalog/dataset/**/*.parquet'\")    (DuckDB)"
     )
 
 
