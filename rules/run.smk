@@ -92,7 +92,6 @@ onstart:
     try:
         end_run = begin(workflow, SNAKEMAKE_TESTED)
         hold_lock(Path(RESULTS), os.environ[RUN_ID])
-        refuse_old_results(Path(RESULTS))
         remove_leftovers(Path(RESULTS), tiles_to_do())
         Path(RESULTS, LOW_NOTE).unlink(missing_ok=True)
         if "discover_tiles" in needed:
@@ -100,7 +99,6 @@ onstart:
     except (
         ArchiveUnreachable,
         NotWritable,
-        OldResults,
         RunningElsewhere,
         UnknownSnakemake,
     ) as error:

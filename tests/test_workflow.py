@@ -345,19 +345,6 @@ def test_addresses_of_notifications_that_are_not_there_are_refused_in_a_dry_run_
     )
 
 
-def test_results_of_version_0_1_end_the_run_with_a_sentence_that_says_what_to_do(tmp_path: Path):
-    work = checkout(tmp_path)
-    old = work.results / "parquet/survey=main/program=dark/healpix=10000/main-dark-10000.parquet"
-    old.parent.mkdir(parents=True)
-    old.touch()
-    last = work.run("http://127.0.0.1:9", code=1).strip().splitlines()[-1]
-    assert last.startswith(
-        "Stopped before the first job: results/parquet/survey=main is of version"
-    )
-    assert "name another folder as results, or remove results/parquet" in last
-    assert old.exists()
-
-
 def test_results_that_cannot_be_written_to_end_the_run_in_one_line(tmp_path: Path):
     work = checkout(tmp_path)
     (work.results / ".lock").mkdir(parents=True)  # whoever runs the tests, root too, cannot write

@@ -110,26 +110,6 @@ def clear_tile(results: Path, tile: Tile) -> None:
     _clear_temporary(results, tile)
 
 
-class OldResults(Exception):
-    """The results are those of a version whose tree this one does not continue."""
-
-
-def refuse_old_results(results: Path) -> None:
-    """Look whether the results are those of version 0.1, whose tree was no HATS collection.
-
-    Raises
-    ------
-    OldResults
-        Where they are; the message says what to do.
-    """
-    for folder in (results / "parquet").glob("survey=*"):
-        raise OldResults(
-            f"{folder} is of version 0.1, whose results this version does not continue; name "
-            f"another folder as results, or remove {results / 'parquet'} and "
-            f"{results / 'validated'}, and all tiles are converted anew"
-        )
-
-
 def find_leftovers(results: Path) -> Iterator[Tile]:
     """Return the tiles that are done and have FITS still: a run that was killed leaves them."""
     layout = layout_of(results / "tiles.csv")
