@@ -29,8 +29,13 @@ def test_every_column_of_the_data_model_is_listed_unaltered() -> None:
     source = Path(__file__).parents[1] / "src/desi_fits_to_parquet/columns.csv"
     with source.open() as stream:
         there = [tuple(row[:6]) for row in csv.reader(stream)][1:]
-    assert [row for row in wanted if row not in there] == []
     assert len(set(there)) == len(there)
+    units = {row[:3]: row[4] for row in there}
+    added = {row[2]: units[row[:3]] for row in wanted if units[row[:3]] != row[4]}
+    assert added == {"MJD": "d", "RA": "deg", "DEC": "deg"}
+    for row in wanted:
+        assert (*row[:4], units[row[:3]], *row[5:]) in there
+        assert row[4] in ("", units[row[:3]])
 
 
 def test_every_column_has_a_description_and_a_valid_ucd() -> None:
@@ -48,9 +53,20 @@ def test_every_unit_is_known_to_astropy() -> None:
             Unit(unit)
 
 
+def test_lines_say_which_share_it_is_and_that_they_are_corrected_for_extinction() -> None:
+    lines = {column.name: column.description for column in load_columns("emline", "EMLINEFIT")}
+    assert "second line, 3729" in lines["OII_SHARE"]
+    assert "second line, 5007" in lines["OIII_SHARE"]
+    for line in ("HALPHA", "HBETA", "HGAMMA", "HDELTA"):
+        assert lines[f"{line}_SHARE"].startswith("Always NaN")
+    for name, description in lines.items():
+        corrected = name.removesuffix("_IVAR").endswith(("_FLUX", "_CONT"))
+        assert ("corrected for Galactic extinction (spectra are not)" in description) == corrected
+
+
 def test_default_fibermap_columns_are_in_the_list() -> None:
     assert set(FIBERMAP_DEFAULT) <= {c.name for c in load_columns("coadd", "FIBERMAP")}
-    assert 25 <= len(FIBERMAP_DEFAULT) <= 35
+    assert 25 <= len(FIBERMAP_DEFAULT) <= 36
     assert set(fibermap_columns("default")) == set(FIBERMAP_DEFAULT)
 
 

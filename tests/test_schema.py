@@ -1,16 +1,20 @@
 """The record's schema: one for all tiles, with unit, description and UCD on every field."""
 
 import itertools
+import warnings
 from io import BytesIO
 from typing import Any
+from xml.etree import ElementTree
 
 import pyarrow as pa
 import pytest
 from astropy.io import votable as astropy_votable
+from astropy.units import Unit
 from conftest import REPOSITORY
 from fusion_tiles import changed
 
 from desi_fits_to_parquet.record.schema import (
+    VOTABLE_NAMESPACE,
     arrow_schema,
     fingerprint,
     markdown,
@@ -67,6 +71,22 @@ def test_every_field_has_its_unit_description_and_ucd(settings: dict[str, Any]) 
     assert units["flux"] == "10**-17 erg/(s cm2 Angstrom)"
     assert units["wavelength"] == "Angstrom"
     assert units["target_ra"] == "deg"
+
+
+@pytest.mark.parametrize("spelling", [None, "vounit"])
+def test_astropy_and_vounits_convert_every_unit(
+    settings: dict[str, Any], spelling: str | None
+) -> None:
+    fields = record_fields(changed(settings, columns=EVERYTHING))
+    table = ElementTree.fromstring(votable(fields))  # noqa: S314  (our own)
+    described = [field.get("unit") or "" for field in table.iter(f"{{{VOTABLE_NAMESPACE}}}FIELD")]
+    for text in set(described if spelling else (field.unit for field in fields)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", r"The unit '\w+' has been deprecated")
+            unit = Unit(text, format=spelling)
+        # none stays a base of its own, as nanomaggy does
+        assert {str(base) for base in unit.decompose().bases} <= {"m", "kg", "s", "rad", "dex"}
 
 
 def test_the_preset_says_that_redshifts_are_replaced(settings: dict[str, Any]) -> None:

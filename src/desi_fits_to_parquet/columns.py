@@ -15,6 +15,9 @@ from desi_fits_to_parquet.settings import Settings
 FIBERMAP_DEFAULT = (
     "TARGET_RA",
     "TARGET_DEC",
+    "PMRA",
+    "PMDEC",
+    "REF_EPOCH",
     "OBJTYPE",
     "COADD_FIBERSTATUS",
     "RELEASE",
@@ -47,7 +50,8 @@ FIBERMAP_DEFAULT = (
     "COADD_NUMTILE",
     "MEAN_PSF_TO_FIBER_SPECFLUX",
 )
-"""FIBERMAP columns of `columns.fibermap: default`: position, photometry, targeting, depth."""
+"""FIBERMAP columns of `columns.fibermap: default`: position and its epoch, photometry, targeting,
+depth."""
 
 POSITION = ("TARGET_RA", "TARGET_DEC")
 
@@ -60,8 +64,9 @@ class Column(NamedTuple):
     """A column of a DESI table.
 
     `type` is a numpy name (`int64`, `float32`), `logical`, `binary` (an unsigned byte),
-    `char[n]`, or a numpy name with a length (`float64[10]`); `unit` is spelt as in the FITS
-    header, empty where there is none.
+    `char[n]`, or a numpy name with a length (`float64[10]`); `unit` is spelt as in DESI's FITS
+    headers, empty where there is none. Two that DESI leaves out are given: of MJD, and of the
+    afterburners' RA and DEC.
     """
 
     file: str

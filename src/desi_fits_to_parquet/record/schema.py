@@ -26,13 +26,21 @@ FLUX_UNIT = "10**-17 erg/(s cm2 Angstrom)"
 
 IVAR_UNIT = "10**+34 (s2 cm4 Angstrom2) / erg2"
 
+_CONVERTIBLE = {
+    # the AB system's zero point is 3631 Jy, a nanomaggy a thousand-millionth of it
+    "nanomaggy": "3.631 uJy",
+    "nanomaggy^-2": "0.07584859 uJy^-2",
+}
+"""Units of DESI's tables that neither VOUnits nor most programs know, in such as all do."""
+
 _VOUNITS = {
     FLUX_UNIT: "10**-17.erg.s**-1.cm**-2.Angstrom**-1",
     IVAR_UNIT: "10**34.s**2.cm**4.Angstrom**2.erg**-2",
     "10**-17 erg/(s cm2)": "10**-17.erg.s**-1.cm**-2",
     "10**+34 (s2 cm4) / erg2": "10**34.s**2.cm**4.erg**-2",
     "mas yr^-1": "mas.yr**-1",
-    "nanomaggy^-2": "nanomaggy**-2",
+    "3.631 uJy": "3.631uJy",
+    "0.07584859 uJy^-2": "0.07584859uJy**-2",
     "Angstrom^-2": "Angstrom**-2",
 }
 """Units in IVOA's spelling (VOUnits 1.1) where the FITS spelling differs."""
@@ -73,7 +81,8 @@ class Field(NamedTuple):
     """A field of the record.
 
     `source` is the table and column that it is copied from (kind of file, HDU, column), None where
-    the fusion makes it. `unit` is spelt as in FITS; `width` is the longest text of a string field.
+    the fusion makes it. `unit` is spelt as in DESI's FITS, but for nanomaggy; `width` is the
+    longest text of a string field.
     """
 
     name: str
@@ -248,7 +257,7 @@ def _spectra_fields(cameras: str) -> list[Field]:
             Field(f"{prefix}wavelength", list_of(pa.float64()), "Angstrom", "em.wl",
                   f"Vacuum wavelength of the pixel centres of {arm}, barycentric", None),
             Field(f"{prefix}flux", list_of(pa.float32()), FLUX_UNIT, "phot.flux.density;em.wl",
-                  f"Flux density of {arm}", None),
+                  f"Flux density of {arm}, not corrected for Galactic extinction", None),
             Field(f"{prefix}ivar", list_of(pa.float32()), IVAR_UNIT,
                   "stat.weight;phot.flux.density;em.wl",
                   f"Inverse variance of the flux density of {arm}; 0 carries no information", None),
@@ -291,7 +300,7 @@ def _copied(column: Column, name: str | None = None) -> Field:
     return Field(
         name or column.name.lower(),
         kind,
-        column.unit,
+        _CONVERTIBLE.get(column.unit, column.unit),
         column.ucd,
         column.description,
         (column.file, column.extname, column.name),

@@ -36,7 +36,7 @@ def emission_lines(
         if line == "OIII":
             share, share_ivar = np.full(count, 0.744), np.full(count, np.inf)
         sigma = observed * 110 / 299_792.458
-        factor = (1 + fitted["Z"]) / continuum
+        factor = 1 / ((1 + fitted["Z"]) * continuum)  # to the rest frame
         fit = {
             "FLUX": line_flux,
             "FLUX_IVAR": ivar,
