@@ -10,8 +10,8 @@ from snakemake.exceptions import WorkflowError
 # The scripts of the jobs import the library of this very checkout, wherever they run.
 SOURCE = str(Path(workflow.basedir) / "src")
 sys.path.insert(0, SOURCE)
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    [SOURCE, *filter(None, [os.environ.get("PYTHONPATH")])]
+os.environ.update(
+    PYTHONPATH=os.pathsep.join([SOURCE, *filter(None, [os.getenv("PYTHONPATH")])])
 )
 
 # A job computes on one core; starting BLAS's pool of threads would double its CPU time.

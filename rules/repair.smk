@@ -23,3 +23,11 @@ rule verify:
         "Comparing every Parquet with the checksum in its marker"
     script:
         "../scripts/verify.py"
+
+
+# Snakemake begins nothing, and so calls nobody, where no job is to be done. This one is to be done
+# where a killed run left FITS; they are removed as each run begins, below.
+rule remove_leftovers:
+    output:
+        temp(touch(f"{RESULTS}/.leftovers")),
+    localrule: True

@@ -77,14 +77,6 @@ def leftovers(wildcards):
     return [f"{RESULTS}/.leftovers"] if any(find_leftovers(Path(RESULTS))) else []
 
 
-# Snakemake begins nothing, and so calls nobody, where no job is to be done. This one is to be done
-# where a killed run left FITS; they are removed as each run begins, below.
-rule remove_leftovers:
-    output:
-        temp(touch(f"{RESULTS}/.leftovers")),
-    localrule: True
-
-
 onstart:
     # Not Snakemake's own lock, which outlives a killed run and would have to be removed by hand.
     # What keeps a run from beginning ends it here in one line, not as a failed job.
