@@ -26,7 +26,8 @@ _VALUE = re.compile(
 def parse_header(cards: bytes) -> dict[str, Value]:
     """Return the keywords of a header and their values.
 
-    Long strings (CONTINUE, 4.2.1.2) are joined. Comments, undefined values and values that are no
+    Long strings (CONTINUE, 4.2.1.2) are joined; of a keyword that stands twice the first counts, as
+    for other readers. Comments, undefined values and values that are no
     FITS value are left out: of DESI's headers only a few keywords matter here.
     """
     header: dict[str, Value] = {}
@@ -44,7 +45,7 @@ def parse_header(cards: bytes) -> dict[str, Value]:
                     continued = ""
             continue
         continued = ""
-        if card[8:10] != "= ":
+        if card[8:10] != "= " or key in header:
             continue
         match = _VALUE.match(card[10:])
         if match is None:

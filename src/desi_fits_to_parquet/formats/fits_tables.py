@@ -71,6 +71,8 @@ def table_columns(fits: Fits, name: str) -> dict[str, TableColumn]:
             base = _TFORM_DTYPE[letter]
             dtype = np.dtype(base) if count == 1 else np.dtype((base, (count,)))
         column = str(hdu.header.get(f"TTYPE{i}", f"col{i}")).strip()
+        if column in columns:
+            raise corrupt(fits.source, f"{where}: two columns are called {column}")
         columns[column] = TableColumn(
             column,
             dtype,
