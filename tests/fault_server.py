@@ -38,6 +38,11 @@ FAULTS = {
     "other_version": "right in form, but with another ETag",
     "no_etag": "right, but without an ETag",
     "unconditional": "right, but If-Match is not looked at",
+    "no_bucket": "404 with S3's NoSuchBucket",
+    "no_range": "416",
+    "other_total": "right, but Content-Range says another size of the whole",
+    "moved": "301: the bucket is in region eu-west-1",
+    "drip": "a byte every tenth of a second",
 }
 
 Choose = Callable[["Asked"], str | None]
@@ -133,6 +138,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _object(self, data: bytes, start: int, stop: int, partial: bool, fault: str | None) -> None:
         statuses = {"slow_down": 503, "too_many": 429, "error": 500, "forbidden": 403, "gone": 404}
+        if fault == "no_range":
+            return self._error(416, "InvalidRange")
+        if fault == "no_bucket":
+            return self._error(404, "NoSuchBucket")
+        if fault == "moved":
+            return self._error(301, "PermanentRedirect")
         if fault in statuses:
             return self._error(statuses[fault], "SlowDown" if fault == "slow_down" else "Fault")
         if fault == "html":
@@ -155,7 +166,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Last-Modified", "Tue, 01 Apr 2025 00:00:00 GMT")
         self.send_header("Accept-Ranges", "bytes")
         if partial:
-            span = f"bytes {start + shift}-{stop + shift - 1}/{len(data)}"
+            total = len(data) + (1000 if fault == "other_total" else 0)
+            span = f"bytes {start + shift}-{stop + shift - 1}/{total}"
             self.send_header("Content-Range", span)
         self.end_headers()
         if self.command == "HEAD":
@@ -171,6 +183,13 @@ class _Handler(BaseHTTPRequestHandler):
                 )
             self.close_connection = True
             return None
+        if fault == "drip":
+            for byte in body:
+                if self.service.ended.wait(0.1):
+                    return None
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+            return None
         self.wfile.write(body)
         if fault == "trailing":
             self.wfile.write(b"bytes of nothing")
@@ -182,6 +201,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._page()
         if fault == "silent":
             return self._hold()
+        if fault == "moved":
+            return self._error(301, "PermanentRedirect")
         if fault:
             return self._error(503, "SlowDown")
         prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
@@ -230,6 +251,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
+        if status == 301:
+            self.send_header("x-amz-bucket-region", "eu-west-1")
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)

@@ -14,7 +14,9 @@ from fault_server import Service, etag, serve
 from desi_fits_to_parquet.archive import link as archive_module
 from desi_fits_to_parquet.archive.errors import (
     RangeIgnored,
+    Redirected,
     SourceChanged,
+    SourceContradicted,
     SourceMissing,
     Unreachable,
 )
@@ -88,6 +90,9 @@ def test_a_fault_that_stays_ends_as_unreachable_with_address_and_reason(
     ("fault", "error"),
     [
         ("changed", SourceChanged),
+        ("no_range", SourceContradicted),
+        ("other_total", SourceContradicted),
+        ("moved", Redirected),
         ("other_version", SourceChanged),
         ("gone", SourceMissing),
         ("whole", RangeIgnored),
@@ -102,12 +107,27 @@ def test_a_fault_that_a_retry_cannot_mend_is_told_apart(
         link.fetch(SOURCE, 1000, 31000)
 
 
-def test_a_range_behind_the_end_of_a_shorter_object_is_a_change(
+def test_a_range_behind_the_end_of_a_shorter_object_contradicts_the_listing(
     service: Service, settings: dict[str, Any]
 ) -> None:
     grown = Source(key=KEY, size=len(DATA) + 1000, etag=etag(DATA))
-    with link_to(service, settings) as link, pytest.raises(SourceChanged):
+    with link_to(service, settings) as link, pytest.raises(SourceContradicted, match="416"):
         link.fetch(grown, len(DATA) + 10, len(DATA) + 20)
+
+
+def test_a_small_request_has_less_time_than_a_large_one(
+    service: Service, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive_module, "SLOWEST_BYTES_PER_S", 1e6)
+    service.choose = lambda asked: "drip"
+    waited = []
+    for amount in (10_000, 1_000_000):
+        begun = time.monotonic()
+        with link_to(service, settings, attempts=1) as link:
+            with pytest.raises(Unreachable, match="no answer in time"):
+                link.fetch(SOURCE, 0, amount)
+            waited.append(time.monotonic() - begun)
+    assert waited[1] - waited[0] > 0.5, "the limits are 0.57 s and 1.55 s"
 
 
 def test_bytes_after_a_body_do_not_spoil_the_next_answer(

@@ -258,6 +258,27 @@ def test_an_object_that_keeps_changing_is_corrupt(
     assert sum(asked.kind == "list" for asked in service.asked) == 1
 
 
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("no_bucket", "status 404 NoSuchBucket"),
+        ("no_range", "status 416 InvalidRange"),
+        ("other_total", "bytes in all"),
+        ("moved", "is in region eu-west-1, archive.region says us-west-2"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["rows"], indirect=True)  # small whole files have no range
+def test_what_the_service_says_wrong_of_itself_is_unreachable_with_its_code(
+    fetch: Fetch, service: Service, fault: str, words: str
+) -> None:
+    in_listing = "moved" if fault == "moved" else None
+    service.choose = lambda asked: {"coadd": fault, "list": in_listing}.get(asked.kind)
+    record = fetch(attempts=2)
+    assert record["outcome"] == "unreachable"
+    assert words in record["reason"]
+    assert service.endpoint in record["reason"]
+
+
 def test_a_required_file_that_vanished_is_missing_and_an_optional_one_is_not_missed(
     fetch: Fetch, service: Service
 ) -> None:

@@ -131,6 +131,9 @@ CASES = {
     "no coadd": Case("missing_source", ("coadd-", "not in the archive"), damage=drop("coadd")),
     "replaced": Case("converted"),
     "ever replaced": Case("corrupt_source", ("coadd-", "changed"), always("coadd", "changed")),
+    "replaced, no If-Match": Case("converted", fault=lambda asked: "unconditional"),
+    "no bucket": Case("unreachable", ("coadd-", "404 NoSuchBucket"), always("coadd", "no_bucket")),
+    "no such range": Case("unreachable", ("coadd-", "416"), always("coadd", "no_range")),
     "no manifest": Case("converted", damage=drop("sha256sum")),
     "empty manifest": Case("converted", damage=put("sha256sum", b"")),
     "other sum": Case("corrupt_source", ("coadd-", "0" * 64), damage=misstate),
@@ -149,9 +152,13 @@ def tiles_of(layout: str) -> dict[str, Tile]:
     return {n: Tile("main", "dark", k, layout) for n, k in zip(CASES, numbers, strict=True)}
 
 
+REPLACED = {"replaced": "sha256sum", "replaced, no If-Match": "coadd"}
+"""Tiles that are replaced in the middle, and the kind of file with whose request that happens."""
+
+
 class Archive(NamedTuple):
     """A tile for each case; objects by key as they should be and as they are, and the later
-    version of one tile."""
+    version of two tiles."""
 
     tiles: dict[str, Tile]
     right: Objects
@@ -171,7 +178,9 @@ def archive_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Arch
         damaged = dict(right)
         for name, case in CASES.items():
             case.damage(damaged, tiles[name])
-        newer = simulate_objects(tiles["replaced"], folder / "newer", 5, seed=9, **SHAPE)
+        newer: Objects = {}
+        for name in REPLACED:
+            newer |= simulate_objects(tiles[name], folder / "newer", 5, seed=9, **SHAPE)
         return Archive(tiles, right, damaged, newer)
 
     return simulate
@@ -215,8 +224,10 @@ def run(
                 # the page comes behind those that tell the layout, which are asked for once
                 return {1: "slow_down", 6: "html", 8: "slow_down"}.get(asked.number)
             number = int(asked.key.split("/")[-2])
-            if number == archive.tiles["replaced"].number and asked.key.endswith(".sha256sum"):
-                service.objects.update(archive.newer)
+            for name, kind in REPLACED.items():
+                if asked.key == key_of(archive.tiles[name], kind):
+                    new = {k: v for k, v in archive.newer.items() if f"/{number}/" in k}
+                    service.objects.update(new)
             return cases[number].fault(asked)
 
         service.choose = choose
@@ -232,7 +243,7 @@ def test_every_fault_ends_in_the_outcome_of_the_contract_and_no_other_tile_suffe
 
 def test_no_fault_gives_wrong_parquet(run: Run, tmp_path: Path):
     for name, tile in run.archive.tiles.items():
-        objects = run.archive.newer if name == "replaced" else run.archive.right
+        objects = run.archive.newer if name in REPLACED else run.archive.right
         path = run.work.parquet_path(tile)
         assert path.exists() == (CASES[name].outcome == "converted"), name
         if path.exists():

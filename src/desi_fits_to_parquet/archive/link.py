@@ -43,7 +43,9 @@ if TYPE_CHECKING:
 from desi_fits_to_parquet.archive.errors import (
     Fault,
     RangeIgnored,
+    Redirected,
     SourceChanged,
+    SourceContradicted,
     SourceMissing,
     Stopped,
     Unreachable,
@@ -70,6 +72,8 @@ START_LATENCY_S = 0.1
 START_BYTES_PER_S = 34e6
 """Round trip and bandwidth to DESI's bucket as once measured, taken until this process knows."""
 
+SMALLEST_LIMIT_BYTES = 1 << 16
+
 SLOWEST_BYTES_PER_S = 10_000
 """A request that is slower than this is given up; a stalled one much earlier, by the timeout."""
 
@@ -82,6 +86,10 @@ Item = TypeVar("Item")
 
 class _Broken(Exception):
     """A try failed in a way that may pass."""
+
+
+class _OtherObject(_Broken):
+    """The answer is not the object that was listed: it was replaced, or a proxy's page came."""
 
 
 class Link:
@@ -117,7 +125,7 @@ class Link:
         self.window = Window(min(transfer["connections"], share))
         limit = transfer["limit_mb_s"]
         self._bucket = TokenBucket(limit * 1e6) if limit else None
-        self._store = self._open_store(PART_BYTES)
+        self._stores: dict[int, S3Store] = {}
         self._latency_s = float("inf")
         self._bytes_per_s = START_BYTES_PER_S / transfer["downloads"]
         self._seconds_per_byte: float | None = None
@@ -147,7 +155,7 @@ class Link:
 
         Raises
         ------
-        SourceChanged, SourceMissing, RangeIgnored
+        SourceChanged, SourceContradicted, SourceMissing, RangeIgnored, Redirected
             See there.
         Unreachable
             After `transfer.attempts` failures.
@@ -161,7 +169,8 @@ class Link:
             options: obstore.GetOptions = {"range": (start, stop), "if_match": _quoted(source)}
             with self._request(stop - start) as begun:
                 try:
-                    result = obstore.get(self._store, source["key"], options=options)
+                    store = self._store_for(stop - start)
+                    result = obstore.get(store, source["key"], options=options)
                     waited = time.monotonic() - begun
                     data = memoryview(result.bytes())
                 except (BaseError, OSError) as error:
@@ -171,10 +180,7 @@ class Link:
                         raise RangeIgnored(source["key"]) from error
                     raise _Broken(describe_error(error)) from error
                 self._count_received(source, len(data))
-                if result.meta["e_tag"] is None:
-                    raise _Broken("the answer has no ETag")
-                if not _is_listed(result.meta, source):
-                    raise SourceChanged(source["key"])
+                _check_version(result.meta, source)
                 if len(data) != stop - start:
                     raise _Broken(f"{len(data)} bytes came in place of {stop - start}")
             self._latency_s = min(self._latency_s, waited)
@@ -289,7 +295,7 @@ class Link:
         """Fetch an object in one request, without a range."""
         checksum = hashlib.new(algorithm)
         size = 0
-        store = self._store if source["size"] <= PART_BYTES else self._open_store(source["size"])
+        store = self._store_for(source["size"])
         with self._request(source["size"]) as begun, path.open("wb") as stream:
             if source["size"]:
                 try:
@@ -298,8 +304,9 @@ class Link:
                     )
                     self._latency_s = min(self._latency_s, time.monotonic() - begun)
                     meta = result.meta
-                    if not _is_listed(meta, source):
-                        raise _Broken(
+                    listed = source["size"], source["etag"]
+                    if (meta["size"], _bare(meta["e_tag"] or "")) != listed:
+                        raise _OtherObject(
                             f"the answer is not the listed object: {meta['size']} bytes with ETag "
                             f"{meta['e_tag']}, listed {source['size']} with {source['etag']}"
                         )
@@ -349,8 +356,15 @@ class Link:
         fault = classify_error(error)
         if fault == "changed":
             raise SourceChanged(source["key"]) from error
+        if fault == "refused":
+            raise SourceContradicted(f"{source['key']}: {describe_error(error)}") from error
         if fault == "missing":
             raise SourceMissing(source["key"]) from error
+        if fault == "redirected":
+            raise Redirected(
+                f"{source['key']} could not be read from {self.address}, which redirects: "
+                "archive.region is not that of the bucket"
+            ) from error
         self._adapt(fault, begun)
         return fault
 
@@ -374,6 +388,8 @@ class Link:
 
         try:
             return self._retrying(attempt_again)
+        except _OtherObject as error:
+            raise SourceContradicted(f"{source['key']}: {error}") from error
         except _Broken as error:
             raise Unreachable(
                 f"{source['key']} could not be read from {self.address}: "
@@ -389,6 +405,20 @@ class Link:
     def _count_received(self, source: Source, amount: int) -> None:
         with self._lock:
             self.received[source["key"]] += amount
+
+    def _store_for(self, amount: int) -> S3Store:
+        """Give the bucket with a limit of time for a request of that many bytes.
+
+        obstore knows limits of all requests of a store only. Each store connects anew, so there is
+        one for all amounts up to the next power of four, and none for less than 64 KiB.
+        """
+        most = SMALLEST_LIMIT_BYTES
+        while most < amount:
+            most *= 4
+        with self._lock:
+            if most not in self._stores:
+                self._stores[most] = self._open_store(most)
+            return self._stores[most]
 
     def _open_store(self, largest: int) -> S3Store:
         """Open the bucket, with time for a request of that many bytes; it does not connect yet."""
@@ -416,11 +446,19 @@ def _quoted(source: Source) -> str:
     return f'"{source["etag"]}"'
 
 
-def _is_listed(meta: "ObjectMeta", source: Source) -> bool:
-    """Tell whether an answer is of the object that was listed: this version of it."""
-    return meta["size"] == source["size"] and _bare(meta["e_tag"]) == source["etag"]
+def _check_version(meta: "ObjectMeta", source: Source) -> None:
+    """Raise where an answer is not of the object that was listed: of this very version."""
+    etag, size = meta["e_tag"], meta["size"]
+    if etag is None:
+        raise _Broken("the answer has no ETag")
+    if _bare(etag) != source["etag"]:
+        raise SourceChanged(source["key"])
+    if size != source["size"]:
+        raise SourceContradicted(
+            f"{source['key']}: {size} bytes in all with the ETag of the listed {source['size']}"
+        )
 
 
-def _bare(etag: str | None) -> str:
+def _bare(etag: str) -> str:
     """Return an ETag without quotes and weakness mark, as the list of tiles holds it."""
-    return (etag or "").removeprefix("W/").strip('"')
+    return etag.removeprefix("W/").strip('"')

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from desi_fits_to_parquet.archive.bounded import Endless, bounded_sender
@@ -10,6 +10,7 @@ from desi_fits_to_parquet.archive.credentials import NoAccess, open_session, tru
 from desi_fits_to_parquet.archive.errors import ArchiveUnreachable, NothingFound
 from desi_fits_to_parquet.archive.keys import archive_address
 from desi_fits_to_parquet.settings import ArchiveSettings
+from desi_fits_to_parquet.text import neutral, shorten
 from desi_fits_to_parquet.tile import LAYOUTS, Layout
 from desi_fits_to_parquet.tiles_csv import Source
 
@@ -81,6 +82,8 @@ def open_listing(archive: ArchiveSettings) -> Listing:
             page: dict[str, Any] = client.list_objects_v2(**request)
         except ValueError as error:  # a size that is no number
             raise _NoListing(f"the answer is not a listing of S3: {error}") from error
+        if region := _other_region(page, archive):
+            raise ArchiveUnreachable(region)
         if "IsTruncated" not in page:  # a proxy's page, read as XML, gives an empty answer
             raise _NoListing("the answer is not a listing of S3; a proxy may be in the way")
         for entry in page.get("Contents", ()):
@@ -89,7 +92,7 @@ def open_listing(archive: ArchiveSettings) -> Listing:
         return page
 
     def may_pass(error: BaseException) -> bool:
-        final = isinstance(error, ClientError) and _status(error) in (400, 403, 404)
+        final = isinstance(error, ClientError) and _status(error) in (301, 400, 403, 404)
         return isinstance(error, failures) and not final
 
     def list_folder(
@@ -112,7 +115,7 @@ def open_listing(archive: ArchiveSettings) -> Listing:
             try:
                 page = retrying(fetch_page, request)
             except failures as error:
-                _explain(error, address)
+                _explain(error, archive)
             for entry in page.get("Contents", ()):
                 etag = entry["ETag"].removeprefix("W/").strip('"')
                 objects.append(Source(key=entry["Key"], size=entry["Size"], etag=etag))
@@ -168,10 +171,28 @@ def _status(error: Any) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def _explain(error: Exception, address: str) -> NoReturn:
+def _other_region(response: Mapping[str, Any], archive: ArchiveSettings) -> str:
+    """Return a sentence where an answer says that the bucket is in another region, else nothing.
+
+    boto3 goes there by itself, the client that fetches does not.
+    """
+    headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    failure = response.get("Error", {})
+    region = headers.get("x-amz-bucket-region") or failure.get("Region", "")
+    moved = archive["endpoint"] is None or failure.get("Code") in ("PermanentRedirect", "301")
+    if not moved or region in ("", archive["region"]):
+        return ""
+    return (
+        f"the bucket at {archive_address(archive)} is in region {neutral(region)[:60]}, "
+        f"archive.region says {archive['region']}"
+    )
+
+
+def _explain(error: Exception, archive: ArchiveSettings) -> NoReturn:
     """Raise what the user is to read: one line with address, reason and what to do."""
     from botocore.exceptions import ConnectionClosedError
 
+    address = archive_address(archive)
     response = getattr(error, "response", None) or {}  # errors of HTTP have one that is None
     code = response.get("Error", {}).get("Code", "")
     if code == "NoSuchBucket":
@@ -182,7 +203,10 @@ def _explain(error: Exception, address: str) -> NoReturn:
         raise ArchiveUnreachable(
             f"the archive at {address} does not let anyone list it: see archive.bucket"
         ) from error
-    reason = re.sub(r"\?list-type=\S*", "", " ".join(str(error).split()))[:300]
+    if region := _other_region(response, archive):
+        raise ArchiveUnreachable(region) from error
+    reason = re.sub(r"\?list-type=\S*", "", " ".join(str(error).split()))
+    reason = shorten(neutral(reason), 300)
     see = "see the network connection and the section archive of the configuration"
     if "WRONG_VERSION_NUMBER" in reason:  # no TLS came back
         see = "it seems to speak http, not https: see archive.endpoint"

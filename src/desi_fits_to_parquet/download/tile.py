@@ -12,7 +12,9 @@ from typing import NamedTuple
 from desi_fits_to_parquet.archive.errors import (
     ArchiveUnreachable,
     RangeIgnored,
+    Redirected,
     SourceChanged,
+    SourceContradicted,
     SourceMissing,
     Unreachable,
 )
@@ -141,8 +143,16 @@ def _fetch_patiently(
         except RangeIgnored as ignored:
             log.warning("%s: the server ignores ranges, so whole files are fetched", ignored)
             link.ranges_ignored = True
+        except Redirected:
+            link.requests += 1
+            _list_again(tile, settings)  # which is told the bucket's region, and ends here with it
+            raise
         except (SourceChanged, SourceMissing) as error:
             what = "changed" if isinstance(error, SourceChanged) else "vanished"
+            if changed and isinstance(error, SourceContradicted):
+                raise Unreachable(
+                    f"{error} from {link.address}, also after the tile was listed again"
+                ) from error
             if changed:
                 raise BadTile(
                     "corrupt_source",
