@@ -101,7 +101,7 @@ def _read_pool(pool: Path) -> tuple[pa.Table, pa.Table]:
         [pq.ParquetFile(path).read() for path in sorted(pool.glob("*.parquet"))]
     ).combine_chunks()
     short = whole
-    for name in ("wavelength", "flux", "ivar", "mask", "mask_arms"):
+    for name in ("wavelength", "flux", "ivar", "mask"):
         position = short.schema.get_field_index(name)
         cut = pc.list_slice(short[name], 0, _SHORT).cast(short.schema.field(name).type)
         short = short.set_column(position, short.schema.field(name), cut)

@@ -54,6 +54,11 @@ SCHEMA = yaml.safe_load(SCHEMA_PATH.read_text())
             "its default, 0",
         ),
         (
+            {"spectra": {"cameras": "separate", "mask_arms": True}},
+            "spectra.mask_arms",
+            "false where spectra.cameras is separate",
+        ),
+        (
             {"selection": {"preset": "desi_qso", "objtypes": ["SKY"]}},
             "selection.objtypes",
             "selection.preset desi_qso",

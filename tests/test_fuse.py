@@ -131,7 +131,8 @@ def test_rows_are_sorted_by_position_and_know_their_pixels(
 def test_spectra_are_those_of_their_target(
     tile_folder: Path, tmp_path: Path, settings: Settings
 ) -> None:
-    lossless = changed(settings, precision={"mode": "lossless"}, spectra={"cameras": "separate"})
+    as_they_are = {"cameras": "separate", "masked_pixels": "desispec"}
+    lossless = changed(settings, precision={"mode": "lossless"}, spectra=as_they_are)
     table = converted(tile_folder, tmp_path, lossless)
     with astropy_fits.open(tile_folder / TILE.file_name("coadd")) as hdus:
         rows = {int(t): i for i, t in enumerate(hdus["FIBERMAP"].data["TARGETID"])}
@@ -144,6 +145,41 @@ def test_spectra_are_those_of_their_target(
                     assert stored.tobytes() == exact.astype(stored.dtype).tobytes()
             wave = hdus[f"{camera.upper()}_WAVELENGTH"].data
             assert table[f"{camera}_wavelength"][0].as_py() == wave.tolist()
+
+
+@pytest.mark.parametrize("cameras", ["combined", "separate"])
+def test_a_pixel_is_good_where_ivar_is_above_0_and_no_pixel_with_a_mask_is(
+    tile_folder: Path, tmp_path: Path, settings: Settings, cameras: str
+) -> None:
+    config = changed(settings, spectra={"cameras": cameras})
+    table = converted(tile_folder, tmp_path, config)
+    left = changed(config, spectra={"masked_pixels": "desispec"})
+    as_desispec = converted(tile_folder, tmp_path / "desispec", left)
+    for prefix in ("",) if cameras == "combined" else ("b_", "r_", "z_"):
+        ivar, mask = (np.array(table[f"{prefix}{q}"].to_pylist()) for q in ("ivar", "mask"))
+        assert (mask != 0).any()
+        assert not ivar[mask != 0].any()
+        # the simulated files leave masked pixels their weight, as DR1's documentation tells
+        ivar, mask = (np.array(as_desispec[f"{prefix}{q}"].to_pylist()) for q in ("ivar", "mask"))
+        assert (mask[ivar > 0] != 0).any() == (cameras == "separate")
+
+
+def test_the_bits_of_the_arms_are_kept_where_asked_also_where_one_arm_saw_the_pixel_well(
+    tile_folder: Path, tmp_path: Path, settings: Settings
+) -> None:
+    folder = copy_tile(tile_folder, tmp_path / "tile")
+
+    def hit(hdus: Any) -> None:  # the first pixels of R are the last ones of B
+        hdus["R_MASK"].data[:, 10], hdus["B_MASK"].data[:, -41] = 4, 0
+        hdus["B_IVAR"].data[:, -41] = 1
+
+    edit_fits(folder / TILE.file_name("coadd"), hit)
+    table = converted(folder, tmp_path / "out", changed(settings, spectra={"mask_arms": True}))
+    pixel = 2751 - 41
+    for mask, arms, ivar in zip(*(table[n].to_pylist() for n in ("mask", "mask_arms", "ivar")),
+                                strict=True):  # fmt: skip
+        assert (mask[pixel], arms[pixel], ivar[pixel]) == (0, 4, 1)
+    assert "mask_arms" not in converted(folder, tmp_path / "none", settings).column_names
 
 
 def test_combined_spectra_are_cut_at_the_wavelengths_asked_for(

@@ -33,7 +33,9 @@ def test_the_default_record_has_the_fields_of_the_contract(settings: dict[str, A
     assert names[:6] == [
         "survey", "program", "healpix", "healpix_order", "targetid", "_healpix_29",
     ]  # fmt: skip
-    assert names[-5:] == ["wavelength", "flux", "ivar", "mask", "mask_arms"]
+    assert names[-5:] == ["rrdetails", "wavelength", "flux", "ivar", "mask"]
+    with_arms = record_fields(changed(settings, spectra={"mask_arms": True}))
+    assert [field.name for field in with_arms][-5:] == [*names[-4:], "mask_arms"]
     assert {
         "target_ra", "target_dec", "z", "zerr", "zwarn", "chi2", "deltachi2", "spectype",
         "subtype", "oii_flux", "halpha_ndof", "rrdetails",

@@ -38,7 +38,11 @@ CHOICES: dict[str, dict[str, dict[str, Any]]] = {
     "all columns": {},
     "lossless": {"precision": {"mode": "lossless"}},
     "separate arms": {"spectra": {"cameras": "separate"}, "precision": {"ivar_bits": 24}},
-    "masked pixels without weight": {"spectra": {"masked_pixels": "no_weight"}},
+    "masked pixels as desispec": {"spectra": {"masked_pixels": "desispec"}},
+    "arms as the files have them": {
+        "spectra": {"cameras": "separate", "masked_pixels": "desispec"}
+    },
+    "bits of the arms": {"spectra": {"mask_arms": True}},
     "some wavelengths": {"spectra": {"wavelength_range": [5700, 7600]}},
     "the quasar catalogue": {"selection": {"preset": "desi_qso"}},
     "galaxies with warnings": {

@@ -197,6 +197,8 @@ def _contradictions(settings: Settings) -> Iterable[str]:
     ):
         if limits is not None and not limits[0] < limits[1]:
             yield f"{name} is {limits}. Allowed: the lower limit first, then the higher."
+    if settings["spectra"]["mask_arms"] and settings["spectra"]["cameras"] == "separate":
+        yield "spectra.mask_arms is true. Allowed: false where spectra.cameras is separate."
     healpix = settings["tiles"]["healpix"]
     if isinstance(healpix, str):
         if Path(healpix).is_file():

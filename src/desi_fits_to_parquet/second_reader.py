@@ -410,9 +410,13 @@ def _compare_spectra(
             for what, dtype in (("FLUX", "f4"), ("IVAR", "f4"), ("MASK", "i4"))
         )
         arms[f"{arm.lower()}_"] = {"wavelength": wave, "flux": flux, "ivar": ivar, "mask": mask}
+    if settings["spectra"]["masked_pixels"] == "no_weight":
+        for one in arms.values():
+            one["ivar"][one["mask"] != 0] = 0
     if settings["spectra"]["cameras"] == "combined":
-        no_weight = settings["spectra"]["masked_pixels"] == "no_weight"
-        arms = {"": _joined(list(arms.values()), grid, no_weight)}
+        arms = {"": _joined(list(arms.values()), grid)}
+        if not settings["spectra"]["mask_arms"]:
+            del arms[""]["mask_arms"]
     for prefix, expected in arms.items():
         found = {}
         for quantity, values in expected.items():
@@ -429,7 +433,7 @@ def _compare_spectra(
         _refuse(flux_wrong, f"{prefix}flux", targetid, name)
 
 
-def _joined(arms: Sequence[dict[str, Array]], grid: _Grid, no_weight: bool) -> dict[str, Array]:
+def _joined(arms: Sequence[dict[str, Array]], grid: _Grid) -> dict[str, Array]:
     """Join the arms of some targets: weighted means where two lie over each other."""
     shape = len(arms[0]["flux"]), len(grid.wavelength)
     flux = np.zeros(shape, np.float32)
@@ -437,8 +441,6 @@ def _joined(arms: Sequence[dict[str, Array]], grid: _Grid, no_weight: bool) -> d
     product, weight, count = np.zeros(shape), np.zeros(shape), np.zeros(shape[1], int)
     for arm, pixel in zip(arms, grid.pixels, strict=True):
         ivar = arm["ivar"].astype(np.float64)
-        if no_weight:
-            ivar[arm["mask"] != 0] = 0
         flux[:, pixel] = arm["flux"]
         product[:, pixel] += ivar * np.where(ivar > 0, arm["flux"], 0)
         weight[:, pixel] += ivar

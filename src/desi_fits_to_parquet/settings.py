@@ -56,7 +56,8 @@ class SpectraSettings(TypedDict):
 
     cameras: Literal["combined", "separate"]
     wavelength_range: list[float]
-    masked_pixels: Literal["desispec", "no_weight"]
+    masked_pixels: Literal["no_weight", "desispec"]
+    mask_arms: bool
 
 
 class PrecisionSettings(TypedDict):

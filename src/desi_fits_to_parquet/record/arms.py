@@ -1,7 +1,9 @@
 """Joining the three arms of the spectrograph to one spectrum.
 
-What comes out is what `desispec.coaddition.coadd_cameras` of desispec 0.70.0 gives (written from
-its behaviour, and compared with it by the tests):
+With `masked_pixels: no_weight`, the default, masked pixels get ivar 0 first (`drop_masked`), as
+desispec did it from 0.56 to 0.69 and as redrock does when it fits. With `masked_pixels: desispec`
+they are left, and what comes out is what `desispec.coaddition.coadd_cameras` of desispec 0.70.0
+gives (written from its behaviour, and compared with it by the tests):
 
 - the grid is that of B, then the pixels of R beyond it, then those of Z beyond that;
 - a pixel that one arm covers is copied: flux, ivar and mask;
@@ -9,10 +11,9 @@ its behaviour, and compared with it by the tests):
   and all bits of both masks; without any weight its flux is 0;
 - then the mask is cleared wherever ivar is above 0.
 
-The last step is a trap. DR1 keeps ivar > 0 in pixels that are masked in every exposure, so there
-the mask is lost and the pixel looks good. So nothing is lost: `mask_arms` keeps all bits of the
-arms as they were. `masked_pixels: no_weight` gives masked pixels ivar 0 before the arms are joined:
-then they carry no weight and keep their mask.
+Where a masked pixel has ivar > 0, that last step loses its mask, and the pixel looks good. Without
+weight it keeps its mask, which is then cleared only where another arm saw the pixel well. Either
+way `mask_arms` has all bits of the arms as they were.
 """
 
 from collections.abc import Sequence
@@ -46,8 +47,8 @@ class Spectra(NamedTuple):
     mask
         SPECMASK bits, 0 is good, int32, shape (ntarget, npix).
     mask_arms
-        Bits of the arms before any were cleared, int32, shape (ntarget, npix); None where the
-        arms are separate, so that none are.
+        Bits of the arms before any were cleared, int32, shape (ntarget, npix); None where they
+        are not wanted, or the arms are separate, so that none are.
     """
 
     wavelength: npt.NDArray[np.float64]

@@ -19,7 +19,7 @@ from desi_fits_to_parquet.columns import (
     load_columns,
 )
 from desi_fits_to_parquet.record.positions import HATS_ORDER
-from desi_fits_to_parquet.settings import Settings
+from desi_fits_to_parquet.settings import Settings, SpectraSettings
 from desi_fits_to_parquet.tile import PROGRAMS, SURVEYS
 
 FLUX_UNIT = "10**-17 erg/(s cm2 Angstrom)"
@@ -167,7 +167,7 @@ def record_fields(settings: Settings) -> tuple[Field, ...]:
                 "rrdetails_scans", scans_type(), "", "Redrock's chi2 against redshift by template"
             )
         )
-    return (*fields, *_spectra_fields(settings["spectra"]["cameras"]))
+    return (*fields, *_spectra_fields(settings["spectra"]))
 
 
 def fits_type() -> pa.DataType:
@@ -246,7 +246,11 @@ def markdown(fields: Iterable[Field]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _spectra_fields(cameras: str) -> list[Field]:
+def _spectra_fields(settings: SpectraSettings) -> list[Field]:
+    cameras, dropped = settings["cameras"], settings["masked_pixels"] == "no_weight"
+    when = "those with a bit have ivar 0" if dropped else "0 is good"
+    if cameras == "combined" and not dropped:
+        when = "cleared where ivar is above 0, as desispec does"
     fields = []
     for prefix, arm in (
         (("", "the combined spectrum"),)
@@ -260,15 +264,14 @@ def _spectra_fields(cameras: str) -> list[Field]:
                   f"Flux density of {arm}, not corrected for Galactic extinction", None),
             Field(f"{prefix}ivar", list_of(pa.float32()), IVAR_UNIT,
                   "stat.weight;phot.flux.density;em.wl",
-                  f"Inverse variance of the flux density of {arm}; 0 carries no information", None),
+                  f"Inverse variance of the flux density of {arm}; above 0 is good", None),
             Field(f"{prefix}mask", list_of(pa.int32()), "", "meta.code.qual;em.wl",
-                  f"SPECMASK bits of {arm}; 0 is good", None),
+                  f"SPECMASK bits of the pixels of {arm}; {when}", None),
         ]  # fmt: skip
-    if cameras == "combined":
+    if cameras == "combined" and settings["mask_arms"]:
         fields.append(
             Field("mask_arms", list_of(pa.int32()), "", "meta.code.qual;em.wl",
-                  "SPECMASK bits of the arms, also where mask was cleared as desispec does; 0 is "
-                  "good", None)
+                  "SPECMASK bits of the arms, also where one of them saw the pixel well", None)
         )  # fmt: skip
     return fields
 

@@ -43,13 +43,16 @@ class SpectraLayout(NamedTuple):
     cut
         First and stop pixel of the joined grid within `spectra.wavelength_range`.
     no_weight
-        Whether masked pixels lose their weight before the arms are joined.
+        Whether masked pixels lose their weight (before the arms are joined, where they are).
+    mask_arms
+        Whether the bits of the arms are kept beside those of the joined spectrum.
     """
 
     wavelengths: tuple[npt.NDArray[np.float64], ...]
     grid: Grid | None
     cut: tuple[int, int]
     no_weight: bool
+    mask_arms: bool
 
 
 def check_images(fits: Fits, n_rows: int) -> None:
@@ -133,6 +136,7 @@ def read_layout(fits: Fits, n_rows: int, settings: SpectraSettings) -> SpectraLa
         grid if joined else None,
         cut,
         settings["masked_pixels"] == "no_weight",
+        settings["mask_arms"],
     )
 
 
@@ -159,7 +163,7 @@ def read_spectra(
     -------
     dict of str to Spectra
         By the prefix of the field names: one under `""` where the arms are joined, otherwise
-        under `b_`, `r_` and `z_` just as the FITS holds them.
+        under `b_`, `r_` and `z_` as the FITS holds them, but for the weight of masked pixels.
 
     Raises
     ------
@@ -174,7 +178,7 @@ def read_spectra(
         where = f"{fits.source}: HDU {camera}_MASK"
         mask = convert_values(read_image(fits, f"{camera}_MASK", rows), np.int32, where)
         _check_values(fits, camera, targetid, flux, ivar)
-        if layout.no_weight and layout.grid is not None:
+        if layout.no_weight:
             ivar = drop_masked(ivar, mask)
         arms.append(Spectra(wave, flux, ivar, mask))
     if layout.grid is None:
@@ -182,8 +186,10 @@ def read_spectra(
     joined = combine(
         layout.grid, [a.flux for a in arms], [a.ivar for a in arms], [a.mask for a in arms]
     )
+    if not layout.mask_arms:
+        joined = joined._replace(mask_arms=None)
     inside = slice(*layout.cut)
-    pixels = (np.ascontiguousarray(values[..., inside]) for values in joined if values is not None)
+    pixels = (v if v is None else np.ascontiguousarray(v[..., inside]) for v in joined)
     return {"": Spectra._make(pixels)}
 
 

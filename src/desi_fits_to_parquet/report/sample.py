@@ -163,7 +163,6 @@ def _measure(path: Path) -> pd.DataFrame:
 
 def _pixel_columns(file: pq.ParquetFile, arms: Sequence[str]) -> list[str]:
     wanted = [f"{arm}{name}" for arm in arms for name in ("wavelength", "flux", "ivar", "mask")]
-    wanted.append("mask_arms")
     return [name for name in wanted if name in file.schema_arrow.names]
 
 
@@ -173,9 +172,7 @@ def _spectrum(table: pa.Table, arm: str, row: int) -> Spectrum:
         table[f"{arm}{name}"][row].values.to_numpy(zero_copy_only=False).astype(float)
         for name in ("flux", "ivar", "wavelength")
     )
-    # of the combined arms' masks the one that still holds the pixels that desispec clears
-    name = "mask_arms" if "mask_arms" in table.column_names else f"{arm}mask"
-    mask = table[name][row].values.to_numpy(zero_copy_only=False)
+    mask = table[f"{arm}mask"][row].values.to_numpy(zero_copy_only=False)
     with np.errstate(divide="ignore"):
         sigma = np.where((ivar > 0) & (mask == 0), 1 / np.sqrt(ivar), np.nan)
     return Spectrum(wavelength, flux, sigma)
