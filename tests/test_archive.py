@@ -12,6 +12,7 @@ import pytest
 from fault_server import Service, etag, serve
 
 from desi_fits_to_parquet.archive import link as archive_module
+from desi_fits_to_parquet.archive import store
 from desi_fits_to_parquet.archive.errors import (
     RangeIgnored,
     Redirected,
@@ -118,7 +119,7 @@ def test_a_range_behind_the_end_of_a_shorter_object_contradicts_the_listing(
 def test_a_small_request_has_less_time_than_a_large_one(
     service: Service, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archive_module, "SLOWEST_BYTES_PER_S", 1e6)
+    monkeypatch.setattr(store, "SLOWEST_BYTES_PER_S", 1e6)
     service.choose = lambda asked: "drip"
     waited = []
     for amount in (10_000, 1_000_000):

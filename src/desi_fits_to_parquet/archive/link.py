@@ -18,13 +18,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import S3Store
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -34,12 +32,6 @@ from tenacity import (
 )
 from tenacity.nap import sleep_using_event
 
-from desi_fits_to_parquet.archive.credentials import store_arguments
-from desi_fits_to_parquet.archive.plan import Cost
-from desi_fits_to_parquet.tiles_csv import Source
-
-if TYPE_CHECKING:
-    from obstore import ObjectMeta
 from desi_fits_to_parquet.archive.errors import (
     Fault,
     RangeIgnored,
@@ -54,7 +46,17 @@ from desi_fits_to_parquet.archive.errors import (
 )
 from desi_fits_to_parquet.archive.keys import archive_address
 from desi_fits_to_parquet.archive.pace import TokenBucket, Window
+from desi_fits_to_parquet.archive.plan import Cost
+from desi_fits_to_parquet.archive.store import (
+    Broken,
+    OtherObject,
+    Stores,
+    check_version,
+    check_whole,
+    quoted,
+)
 from desi_fits_to_parquet.settings import ArchiveSettings, TransferSettings
+from desi_fits_to_parquet.tiles_csv import Source
 
 log = logging.getLogger(__name__)
 
@@ -72,24 +74,11 @@ START_LATENCY_S = 0.1
 START_BYTES_PER_S = 34e6
 """Round trip and bandwidth to DESI's bucket as once measured, taken until this process knows."""
 
-SMALLEST_LIMIT_BYTES = 1 << 16
-
-SLOWEST_BYTES_PER_S = 10_000
-"""A request that is slower than this is given up; a stalled one much earlier, by the timeout."""
-
 FIRST_PAUSE_S = 0.5
 
 LONGEST_PAUSE_S = 30.0
 
 Item = TypeVar("Item")
-
-
-class _Broken(Exception):
-    """A try failed in a way that may pass."""
-
-
-class _OtherObject(_Broken):
-    """The answer is not the object that was listed: it was replaced, or a proxy's page came."""
 
 
 class Link:
@@ -117,15 +106,12 @@ class Link:
         self.requests = self.retries = self.throttled = 0
         self.received: Counter[str] = Counter()
         self.ranges_ignored = False
-        self._archive = archive
-        self._signing = store_arguments(archive["profile"])
         self._attempts = int(transfer["attempts"])
-        self._timeout_s = float(transfer["timeout_s"])
         share = max(ALL_CONNECTIONS // transfer["downloads"], 1)
         self.window = Window(min(transfer["connections"], share))
         limit = transfer["limit_mb_s"]
         self._bucket = TokenBucket(limit * 1e6) if limit else None
-        self._stores: dict[int, S3Store] = {}
+        self._stores = Stores(archive, float(transfer["timeout_s"]), self.window.most)
         self._latency_s = float("inf")
         self._bytes_per_s = START_BYTES_PER_S / transfer["downloads"]
         self._seconds_per_byte: float | None = None
@@ -133,7 +119,7 @@ class Link:
         self._closed = threading.Event()
         self._pool = ThreadPoolExecutor(self.window.most, "fetch")
         self._retrying = Retrying(
-            retry=retry_if_exception_type(_Broken),
+            retry=retry_if_exception_type(Broken),
             stop=stop_after_attempt(self._attempts),
             wait=wait_random_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S),
             sleep=sleep_using_event(self._closed),
@@ -166,10 +152,10 @@ class Link:
 
         def attempt() -> memoryview:
             nonlocal ignored
-            options: obstore.GetOptions = {"range": (start, stop), "if_match": _quoted(source)}
+            options: obstore.GetOptions = {"range": (start, stop), "if_match": quoted(source)}
             with self._request(stop - start) as begun:
                 try:
-                    store = self._store_for(stop - start)
+                    store = self._stores.for_amount(stop - start)
                     result = obstore.get(store, source["key"], options=options)
                     waited = time.monotonic() - begun
                     data = memoryview(result.bytes())
@@ -178,11 +164,11 @@ class Link:
                     ignored += fault == "whole"
                     if ignored > 1:  # once may be a proxy's page in place of the answer
                         raise RangeIgnored(source["key"]) from error
-                    raise _Broken(describe_error(error)) from error
+                    raise Broken(describe_error(error)) from error
                 self._count_received(source, len(data))
-                _check_version(result.meta, source)
+                check_version(result.meta, source)
                 if len(data) != stop - start:
-                    raise _Broken(f"{len(data)} bytes came in place of {stop - start}")
+                    raise Broken(f"{len(data)} bytes came in place of {stop - start}")
             self._latency_s = min(self._latency_s, waited)
             self.window.succeeded()
             return data
@@ -295,21 +281,13 @@ class Link:
         """Fetch an object in one request, without a range."""
         checksum = hashlib.new(algorithm)
         size = 0
-        store = self._store_for(source["size"])
+        store = self._stores.for_amount(source["size"])
         with self._request(source["size"]) as begun, path.open("wb") as stream:
             if source["size"]:
                 try:
-                    result = obstore.get(
-                        store, source["key"], options={"if_match": _quoted(source)}
-                    )
+                    result = obstore.get(store, source["key"], options={"if_match": quoted(source)})
                     self._latency_s = min(self._latency_s, time.monotonic() - begun)
-                    meta = result.meta
-                    listed = source["size"], source["etag"]
-                    if (meta["size"], _bare(meta["e_tag"] or "")) != listed:
-                        raise _OtherObject(
-                            f"the answer is not the listed object: {meta['size']} bytes with ETag "
-                            f"{meta['e_tag']}, listed {source['size']} with {source['etag']}"
-                        )
+                    check_whole(result.meta, source)
                     for chunk in result.stream(min_chunk_size=1 << 20):
                         size += len(chunk)
                         self._count_received(source, len(chunk))
@@ -318,9 +296,9 @@ class Link:
                             checksum.update(chunk)
                 except (BaseError, FileNotFoundError) as error:
                     self._judge(error, source, begun)
-                    raise _Broken(describe_error(error)) from error
+                    raise Broken(describe_error(error)) from error
             if size != source["size"]:
-                raise _Broken(f"{size} bytes came in place of {source['size']}")
+                raise Broken(f"{size} bytes came in place of {source['size']}")
         self.window.succeeded()
         return checksum.hexdigest()
 
@@ -378,7 +356,7 @@ class Link:
     def _retry(self, source: Source, attempt: Callable[[], Item]) -> Item:
         try:
             return attempt()  # what keeps count of the tries costs a fifth of a request's CPU
-        except _Broken as error:
+        except Broken as error:
             failed = [error]
 
         def attempt_again() -> Item:
@@ -388,9 +366,9 @@ class Link:
 
         try:
             return self._retrying(attempt_again)
-        except _OtherObject as error:
+        except OtherObject as error:
             raise SourceContradicted(f"{source['key']}: {error}") from error
-        except _Broken as error:
+        except Broken as error:
             raise Unreachable(
                 f"{source['key']} could not be read from {self.address}: "
                 f"{self._attempts} tries failed, the last with: {error}"
@@ -405,60 +383,3 @@ class Link:
     def _count_received(self, source: Source, amount: int) -> None:
         with self._lock:
             self.received[source["key"]] += amount
-
-    def _store_for(self, amount: int) -> S3Store:
-        """Give the bucket with a limit of time for a request of that many bytes.
-
-        obstore knows limits of all requests of a store only. Each store connects anew, so there is
-        one for all amounts up to the next power of four, and none for less than 64 KiB.
-        """
-        most = SMALLEST_LIMIT_BYTES
-        while most < amount:
-            most *= 4
-        with self._lock:
-            if most not in self._stores:
-                self._stores[most] = self._open_store(most)
-            return self._stores[most]
-
-    def _open_store(self, largest: int) -> S3Store:
-        """Open the bucket, with time for a request of that many bytes; it does not connect yet."""
-        region = self._archive["region"]
-        endpoint = self._archive["endpoint"] or f"https://s3.{region}.amazonaws.com"
-        patience = timedelta(seconds=self._timeout_s)
-        return S3Store(
-            self._archive["bucket"],
-            region=region,
-            virtual_hosted_style_request=False,
-            # always named, under both names: obstore would take another one from the environment
-            **{"endpoint": endpoint, "aws_endpoint_url_s3": endpoint, **self._signing},
-            client_options={
-                "allow_http": True,
-                "connect_timeout": min(patience, timedelta(seconds=10)),
-                "read_timeout": patience,
-                "timeout": patience + timedelta(seconds=largest / SLOWEST_BYTES_PER_S),
-                "pool_max_idle_per_host": str(self.window.most),
-            },
-            retry_config={"max_retries": 0},
-        )
-
-
-def _quoted(source: Source) -> str:
-    return f'"{source["etag"]}"'
-
-
-def _check_version(meta: "ObjectMeta", source: Source) -> None:
-    """Raise where an answer is not of the object that was listed: of this very version."""
-    etag, size = meta["e_tag"], meta["size"]
-    if etag is None:
-        raise _Broken("the answer has no ETag")
-    if _bare(etag) != source["etag"]:
-        raise SourceChanged(source["key"])
-    if size != source["size"]:
-        raise SourceContradicted(
-            f"{source['key']}: {size} bytes in all with the ETag of the listed {source['size']}"
-        )
-
-
-def _bare(etag: str) -> str:
-    """Return an ETag without quotes and weakness mark, as the list of tiles holds it."""
-    return etag.removeprefix("W/").strip('"')

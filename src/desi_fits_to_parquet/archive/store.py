@@ -1,0 +1,115 @@
+"""The archive's bucket as obstore opens it; is an answer of the object that was listed?"""
+
+import threading
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from obstore.store import S3Store
+
+from desi_fits_to_parquet.archive.credentials import store_arguments
+from desi_fits_to_parquet.archive.errors import SourceChanged, SourceContradicted
+from desi_fits_to_parquet.settings import ArchiveSettings
+from desi_fits_to_parquet.tiles_csv import Source
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+
+SMALLEST_LIMIT_BYTES = 1 << 16
+
+SLOWEST_BYTES_PER_S = 10_000
+"""A request that is slower than this is given up; a stalled one much earlier, by the timeout."""
+
+
+class Broken(Exception):
+    """A try failed in a way that may pass."""
+
+
+class OtherObject(Broken):
+    """The answer is not the object that was listed: it was replaced, or a proxy's page came."""
+
+
+class Stores:
+    """The bucket, once for each limit of time. It does not connect before a request is sent.
+
+    Parameters
+    ----------
+    archive
+        Section `archive` of the configuration.
+    timeout_s
+        Patience with an answer that does not go on, in seconds.
+    connections
+        How many connections are kept open at most.
+    """
+
+    def __init__(self, archive: ArchiveSettings, timeout_s: float, connections: int) -> None:
+        self._archive = archive
+        self._signing = store_arguments(archive["profile"])
+        self._patience = timedelta(seconds=timeout_s)
+        self._connections = connections
+        self._stores: dict[int, S3Store] = {}
+        self._lock = threading.Lock()
+
+    def for_amount(self, amount: int) -> S3Store:
+        """Give the bucket with a limit of time for a request of that many bytes.
+
+        obstore knows limits of all requests of a store only. Each store connects anew, so there is
+        one for all amounts up to the next power of four, and none for less than 64 KiB.
+        """
+        most = SMALLEST_LIMIT_BYTES
+        while most < amount:
+            most *= 4
+        with self._lock:
+            if most not in self._stores:
+                self._stores[most] = self._open(most)
+            return self._stores[most]
+
+    def _open(self, largest: int) -> S3Store:
+        region = self._archive["region"]
+        endpoint = self._archive["endpoint"] or f"https://s3.{region}.amazonaws.com"
+        return S3Store(
+            self._archive["bucket"],
+            region=region,
+            virtual_hosted_style_request=False,
+            # always named, under both names: obstore would take another one from the environment
+            **{"endpoint": endpoint, "aws_endpoint_url_s3": endpoint, **self._signing},
+            client_options={
+                "allow_http": True,
+                "connect_timeout": min(self._patience, timedelta(seconds=10)),
+                "read_timeout": self._patience,
+                "timeout": self._patience + timedelta(seconds=largest / SLOWEST_BYTES_PER_S),
+                "pool_max_idle_per_host": str(self._connections),
+            },
+            retry_config={"max_retries": 0},
+        )
+
+
+def quoted(source: Source) -> str:
+    """Return the ETag of an object as the header If-Match takes it."""
+    return f'"{source["etag"]}"'
+
+
+def check_version(meta: "ObjectMeta", source: Source) -> None:
+    """Raise where an answer is not of the object that was listed: of this very version."""
+    etag, size = meta["e_tag"], meta["size"]
+    if etag is None:
+        raise Broken("the answer has no ETag")
+    if _bare(etag) != source["etag"]:
+        raise SourceChanged(source["key"])
+    if size != source["size"]:
+        raise SourceContradicted(
+            f"{source['key']}: {size} bytes in all with the ETag of the listed {source['size']}"
+        )
+
+
+def check_whole(meta: "ObjectMeta", source: Source) -> None:
+    """Raise where the answer to a request without a range is not of the object that was listed."""
+    if (meta["size"], _bare(meta["e_tag"] or "")) != (source["size"], source["etag"]):
+        raise OtherObject(
+            f"the answer is not the listed object: {meta['size']} bytes with ETag "
+            f"{meta['e_tag']}, listed {source['size']} with {source['etag']}"
+        )
+
+
+def _bare(etag: str) -> str:
+    """Return an ETag without quotes and weakness mark, as the list of tiles holds it."""
+    return etag.removeprefix("W/").strip('"')
