@@ -1,4 +1,4 @@
-"""The archive's bucket as obstore opens it; is an answer of the object that was listed?"""
+"""How obstore opens the archive's bucket, and what its answers are held to."""
 
 import threading
 from datetime import timedelta
