@@ -104,6 +104,16 @@ def build_report(results, report_folder, settings):
         (report_folder / name).write_text("")
 """
 
+COLLECTION = """
+def build_collection(results, tiles, settings):
+    from desi_fits_to_parquet import paths
+    for name in (paths.CATALOG, paths.MARGIN, paths.INDEX):
+        (results / name).mkdir(exist_ok=True)
+        (results / name / "hats.properties").write_text("")
+    (results / paths.COLLECTION).write_text("")
+    return {"rows": 1}
+"""
+
 
 def main() -> None:
     """Measure and write the figures."""
@@ -156,6 +166,7 @@ def put_stand_ins(folder: Path, form: str) -> None:
     shutil.copy(REPOSITORY / "Snakefile", folder)
     replace_functions(folder / PACKAGE / "discover.py", LISTING)
     (folder / PACKAGE / "report/build.py").write_text(REPORT)
+    (folder / PACKAGE / "collection/build.py").write_text(COLLECTION)
     if form == "python":
         for module, text in PYTHON.items():
             replace_functions(folder / PACKAGE / module, text)

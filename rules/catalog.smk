@@ -1,8 +1,10 @@
-# The partitions of the catalogue are no outputs: those of which no tile has changed stay.
+# The table of the report stands for the markers that it was made of: to name 30,000 of them once more
+# would cost Snakemake 45 MB of memory. The partitions of the catalogue are no outputs: those of which
+# no tile has changed stay.
 rule catalog:
     input:
         tiles=f"{RESULTS}/tiles.csv",
-        markers=all_markers,
+        table=f"{RESULTS}/report/tiles.parquet",
     output:
         collection=f"{RESULTS}/{COLLECTION}",
         catalogs=[

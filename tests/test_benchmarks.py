@@ -57,9 +57,10 @@ def test_the_stand_ins_of_the_scale_benchmark_replace_what_is_there(
 ) -> None:
     scale = benchmark("scale")
     scale.put_stand_ins(tmp_path, form)
-    report = tmp_path / scale.PACKAGE / "report/build.py"
-    assert report.read_text() == scale.REPORT
-    stand_ins = {"discover.py": scale.LISTING, "report/build.py": scale.REPORT, **scale.PYTHON}
+    whole = {"report/build.py": scale.REPORT, "collection/build.py": scale.COLLECTION}
+    for module, text in whole.items():
+        assert (tmp_path / scale.PACKAGE / module).read_text() == text
+    stand_ins = {"discover.py": scale.LISTING, **whole, **scale.PYTHON}
     for module, text in stand_ins.items():
         real = arguments_of((REPOSITORY / scale.PACKAGE / module).read_text())
         for function, arguments in arguments_of(text).items():
