@@ -29,6 +29,7 @@ SETTINGS: dict[str, Any] = {
         "z": None,
         "deltachi2": None,
         "targets": None,
+        "no_data": False,
     },
     "precision": {"mode": "bounded", "flux_tolerance": 0.125, "ivar_bits": 8},
 }
@@ -48,6 +49,10 @@ def marker(tile: Tile, outcome: str) -> dict[str, Any]:
         "n_targets": None if outcome == "missing_source" else n_targets,
         "n_rows": n_rows,
         "n_outside": 0,
+        "n_no_data": tile.number % 3 if has_rows else 0,
+        "n_left_out": tile.number % 2 if has_rows else 0,
+        "n_not_finite": tile.number % 5 if has_rows else 0,
+        "n_masked_with_ivar": 7 * tile.number % 100 if has_rows else 0,
         "bytes_archive": 448_000 * n_targets,
         "bytes_fetched": 400_000 + 2_500 * n_targets + 95_500 * (n_rows or 0),
         "requests": 20 + 3 * (n_rows or 0),

@@ -148,6 +148,10 @@ def negative(hdus: Any) -> None:
     hdus["R_IVAR"].data[6:, 100] = -1
 
 
+def one_nan(hdus: Any) -> None:
+    hdus["R_FLUX"].data[:, 100], hdus["R_IVAR"].data[:, 100] = np.nan, 1
+
+
 def stranger(shape: tuple[int, int]) -> Change:
     image = astropy_fits.ImageHDU(np.zeros(shape, np.float32), name="Q_FLUX")
     return coadd(lambda hdus: hdus.append(image))
@@ -214,7 +218,7 @@ CASES: dict[str, tuple[Change, str, str]] = {
         zwarn_nan, REDROCK, "HDU REDSHIFTS, column ZWARN holds values that do not fit int64",
     ),
     "ivar without a number": (
-        image("B_IVAR", lambda ivar: ivar * np.nan), COADD, "HDU B_IVAR is nan for TARGETID ",
+        image("B_IVAR", lambda ivar: ivar * np.nan), COADD, "(spectra.max_not_finite) are NaN",
     ),
     "position without a number": (
         moved(slice(None), np.nan), COADD, "which is no position",
@@ -245,6 +249,7 @@ SAME_IN_BOTH: dict[str, tuple[Change, str, str]] = {
         lambda mine, _: (mine / TILE.file_name("redrock")).write_bytes(b""),
         "corrupt_source", f"{REDROCK}: the file is empty",
     ),
+    "a pixel without a number": (coadd(one_nan), "converted", ""),
     "a negative ivar": (
         coadd(negative), "corrupt_source",
         f"{COADD}: HDU R_IVAR is -1.0 for TARGETID ",

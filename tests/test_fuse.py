@@ -35,6 +35,7 @@ from desi_fits_to_parquet.formats.hdf5 import open_hdf5
 from desi_fits_to_parquet.fuse.tile import fuse_tile
 from desi_fits_to_parquet.record.positions import pixels_at
 from desi_fits_to_parquet.record.schema import record_fields
+from desi_fits_to_parquet.record.spectra import NOT_FINITE
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.validate import validate_tile
 
@@ -97,6 +98,12 @@ def test_fields_are_those_of_the_tables_they_come_from(
                 assert value == wanted.strip(), field
             else:
                 np.testing.assert_array_equal(value, wanted, err_msg=field.name)
+
+
+def coadd_targets(folder: Path) -> Any:
+    """TARGETIDs by row of the coadd's images."""
+    table = astropy_fits.getdata(folder / TILE.file_name("coadd"), "FIBERMAP")
+    return np.asarray(table["TARGETID"])
 
 
 def test_rows_are_sorted_by_position_and_know_their_pixels(
@@ -551,8 +558,6 @@ COADD, REDROCK = (rf"^{kind}-main-dark-10000\.fits: " for kind in ("coadd", "red
                      id="image width"),
         pytest.param(change_coadd(short_image), COADD + r"HDU Z_MASK has shape \(23, 2881\)",
                      id="image rows"),
-        pytest.param(change_coadd(set_pixels("B_IVAR", np.nan)),
-                     COADD + r"HDU B_IVAR is nan for TARGETID \d+, pixel 1000", id="NaN in ivar"),
         pytest.param(change_coadd(set_pixels("B_IVAR", -1)),
                      COADD + r"HDU B_IVAR is -1\.0 for TARGETID \d+, pixel 1000",
                      id="negative ivar"),
@@ -600,19 +605,148 @@ def test_emline_with_a_target_twice_fails_the_tile(
     assert record["reason"].startswith("emline-main-dark-10000.fits: HDU EMLINEFIT holds TARGETID")
 
 
-def test_nan_in_flux_fails_the_tile_only_where_it_has_weight(
+ODD = {"NaN in flux": ("FLUX", np.nan), "infinite flux": ("FLUX", -np.inf),
+       "NaN in ivar": ("IVAR", np.nan), "infinite ivar": ("IVAR", np.inf)}  # fmt: skip
+
+
+@pytest.mark.parametrize("cameras", ["combined", "separate"])
+@pytest.mark.parametrize("masked", ["no_weight", "desispec"])
+@pytest.mark.parametrize("case", ODD)
+def test_a_pixel_that_is_no_number_has_ivar_0_and_a_bit_of_its_own_and_is_counted(
+    broken: Path, tmp_path: Path, settings: Settings, case: str, masked: str, cameras: str
+) -> None:
+    quantity, value = ODD[case]
+
+    def spoil(hdus: Any) -> None:
+        hdus["B_FLUX"].data[:, [1000, 1001]] = 5
+        hdus["B_IVAR"].data[:, [1000, 1001]] = 1
+        hdus["B_MASK"].data[:, 1000] = 4
+        hdus[f"B_{quantity}"].data[:, 1000] = value
+        hdus["B_FLUX"].data[:, 1002] = np.nan  # without weight it is no fault
+        hdus["B_IVAR"].data[:, 1002] = 0
+        hdus["R_FLUX"].data[:, 10] = 5  # the first pixels of R are the last ones of B
+        hdus["R_IVAR"].data[:, 10] = hdus["B_IVAR"].data[:, -41] = 1
+        hdus["R_MASK"].data[:, 10] = hdus["B_MASK"].data[:, -41] = 0
+        hdus[f"B_{quantity}"].data[:, -41] = value
+
+    edit_fits(broken / TILE.file_name("coadd"), spoil)
+    spectra = {"masked_pixels": masked, "cameras": cameras}
+    config = changed(settings, spectra=spectra, transfer={"audit_fraction": 1})
+    _, marker, path = convert(TILE, broken, tmp_path / "out", config)
+    assert (marker["outcome"], marker["second_reader"]) == ("converted", True), marker["reason"]
+    assert marker["n_not_finite"] == 2 * marker["n_rows"] > 0
+    assert marker["n_left_out"] == marker["n_no_data"] == 0
+    table = pq.ParquetFile(path).read()
+    prefix = "" if cameras == "combined" else "b_"
+    ivar, mask = (np.array(table[prefix + q].to_pylist()) for q in ("ivar", "mask"))
+    assert (ivar[:, 1000] == 0).all()
+    assert (mask[:, 1000] == (4 | NOT_FINITE)).all()
+    assert (ivar[:, 1001] == 1).all()
+    assert not (mask[:, 1002] & NOT_FINITE).any()
+    shared = 2751 - 41
+    if cameras == "combined":  # R saw it well
+        flux = np.array(table["flux"].to_pylist())
+        assert (flux[:, shared] == 5).all()
+        assert (ivar[:, shared] == 1).all()
+        assert not mask[:, shared].any()
+    else:
+        assert (mask[:, shared] == NOT_FINITE).all()
+
+
+def test_a_target_with_too_many_pixels_that_are_no_numbers_is_left_out_and_counted(
     broken: Path, tmp_path: Path, settings: Settings
 ) -> None:
-    def dead_pixel(hdus: Any) -> None:
-        hdus["B_FLUX"].data[:, 1000] = np.nan
-        hdus["B_IVAR"].data[:, 1000] = 0
+    chosen = select(broken, settings).targetid
+    rows = [int(row) for row in np.flatnonzero(np.isin(coadd_targets(broken), chosen))]
 
-    edit_fits(broken / TILE.file_name("coadd"), dead_pixel)
-    record, marker, _ = convert(TILE, broken, tmp_path / "out", settings)
-    assert marker["outcome"] == "converted"
-    edit_fits(broken / TILE.file_name("coadd"), set_pixels("B_IVAR", 1.0))
-    record, _, _ = convert(TILE, broken, tmp_path / "out", settings)
-    assert "HDU B_FLUX is nan" in record["reason"]
+    def spoil(hdus: Any) -> None:
+        hdus["R_IVAR"].data[:] = 1
+        hdus["R_FLUX"].data[rows[0], :795] = np.nan  # a tenth of 7958 pixels
+        hdus["R_FLUX"].data[rows[1], :796] = np.nan
+
+    edit_fits(broken / TILE.file_name("coadd"), spoil)
+    audited = changed(settings, transfer={"audit_fraction": 1})
+    _, marker, path = convert(TILE, broken, tmp_path / "out", audited)
+    assert marker["outcome"] == "converted", marker["reason"]
+    assert (marker["n_left_out"], marker["n_not_finite"]) == (1, 795)
+    assert marker["n_rows"] == len(chosen) - 1
+    gone = set(chosen.tolist()) - set(pq.ParquetFile(path).read()["targetid"].to_pylist())
+    assert gone == {int(coadd_targets(broken)[rows[1]])}
+    _, marker, _ = convert(
+        TILE, broken, tmp_path / "more", changed(audited, spectra={"max_not_finite": 0.11})
+    )
+    assert (marker["n_left_out"], marker["n_not_finite"]) == (0, 795 + 796)
+
+
+def test_a_coadd_without_numbers_for_any_of_its_targets_is_corrupt_and_one_target_is_left_out(
+    broken: Path, tmp_path: Path, settings: Settings
+) -> None:
+    def spoil(hdus: Any) -> None:
+        hdus["B_IVAR"].data[:] = np.nan
+
+    edit_fits(broken / TILE.file_name("coadd"), spoil)
+    _, marker, _ = convert(TILE, broken, tmp_path / "out", settings)
+    assert marker["outcome"] == "corrupt_source"
+    assert "of the pixels (spectra.max_not_finite) are NaN or infinite" in marker["reason"]
+    z = float(np.sort(select(broken, settings).z)[0])
+    one = changed(settings, selection={"z": [z - 1e-9, z + 1e-9]}, transfer={"audit_fraction": 1})
+    _, marker, _ = convert(TILE, broken, tmp_path / "one", one)
+    assert (marker["outcome"], marker["n_rows"], marker["n_left_out"]) == ("no_targets", 0, 1)
+
+
+def test_a_target_without_data_is_left_out_or_converted_as_asked_and_counted(
+    broken: Path, tmp_path: Path, settings: Settings
+) -> None:
+    chosen = select(broken, settings).targetid
+    rows = np.flatnonzero(np.isin(coadd_targets(broken), chosen))
+
+    def never_seen(hdus: Any) -> None:
+        for camera in "BRZ":
+            hdus[f"{camera}_IVAR"].data[rows[:2]] = 0
+        # the second was seen, but a dead fibre saw nothing
+        hdus["FIBERMAP"].data["COADD_NUMEXP"][rows[0]] = 0
+
+    edit_fits(broken / TILE.file_name("coadd"), never_seen)
+    audited = changed(settings, transfer={"audit_fraction": 1})
+    for no_data in (False, True):
+        config = changed(audited, selection={"no_data": no_data})
+        _, marker, path = convert(TILE, broken, tmp_path / str(no_data), config)
+        assert marker["outcome"] == "converted", marker["reason"]
+        assert marker["n_no_data"] == 1
+        there = set(pq.ParquetFile(path).read()["targetid"].to_pylist())
+        assert set(chosen.tolist()) - there == (
+            set() if no_data else {int(coadd_targets(broken)[rows[0]])}
+        )
+
+
+def test_pixels_that_are_masked_and_have_a_weight_are_counted(
+    broken: Path, tmp_path: Path, settings: Settings
+) -> None:
+    rows = np.isin(coadd_targets(broken), select(broken, settings).targetid)
+    with astropy_fits.open(broken / TILE.file_name("coadd")) as hdus:
+        expected = sum(
+            int(((hdus[f"{c}_MASK"].data != 0) & (hdus[f"{c}_IVAR"].data > 0))[rows].sum())
+            for c in "BRZ"
+        )
+    for masked in ("no_weight", "desispec"):
+        config = changed(settings, spectra={"masked_pixels": masked})
+        _, marker, _ = convert(TILE, broken, tmp_path / masked, config)
+        assert marker["n_masked_with_ivar"] == expected > 0
+
+
+def test_an_empty_objtype_can_be_named(broken: Path, tmp_path: Path, settings: Settings) -> None:
+    chosen = select(broken, settings).targetid
+
+    def forget(hdus: Any) -> None:
+        table = hdus["FIBERMAP"].data
+        table["OBJTYPE"][np.isin(table["TARGETID"], chosen[:2])] = ""
+
+    for kind in ("coadd", "redrock"):
+        edit_fits(broken / TILE.file_name(kind), forget)
+    for objtypes, n in ((["TGT"], len(chosen) - 2), ([""], 2), (["TGT", ""], len(chosen))):
+        config = changed(settings, selection={"objtypes": objtypes}, transfer={"audit_fraction": 1})
+        _, marker, _ = convert(TILE, broken, tmp_path / str(n), config)
+        assert (marker["outcome"], marker["n_rows"]) == ("converted", n), marker["reason"]
 
 
 def test_a_tile_that_fails_leaves_no_old_parquet(

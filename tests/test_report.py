@@ -254,6 +254,16 @@ def test_the_landing_page_tells_the_selection_that_was_applied(run, change, text
     assert f"**Asked**: the spectra of {text}, from ``desidata" in page
 
 
+def test_the_landing_page_tells_of_targets_that_were_left_out(run):
+    _, markers, summary = run
+    totals = {name: sum(m[name] for m in markers) for name in ("n_no_data", "n_left_out")}
+    text = landing_text(summary, SETTINGS)
+    assert f"; {totals['n_no_data']:,} selected targets without data were left out" in text
+    assert f"; {totals['n_left_out']:,} were left out for pixels that are no numbers" in text
+    converted = {**SETTINGS, "selection": {**SETTINGS["selection"], "no_data": True}}
+    assert "targets without data were converted" in landing_text(summary, converted)
+
+
 def test_all_values_of_a_selection_are_those_that_the_schema_allows():
     schema = yaml.safe_load((REPO / "config/schema.yaml").read_text())
     selection = schema["properties"]["selection"]["properties"]

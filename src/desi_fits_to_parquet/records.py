@@ -100,7 +100,23 @@ class FuseRecord(FusedRecord):
     seconds: float
 
 
-class Marker(TileKeys, TransferRecord, FusedRecord):
+class PixelRecord(TypedDict):
+    """What was found in the pixels of the selected targets, in the arms as the FITS hold them.
+
+    `n_no_data` counts targets that were never seen: COADD_NUMEXP 0 and no ivar above 0; they are
+    left out unless `selection.no_data` says otherwise. `n_left_out` counts those that were left
+    out because more of their pixels are NaN or infinite than `spectra.max_not_finite` allows. Of
+    the targets that remain, `n_not_finite` counts such pixels, which get ivar 0, and
+    `n_masked_with_ivar` those that are masked and have ivar above 0.
+    """
+
+    n_no_data: int
+    n_left_out: int
+    n_not_finite: int
+    n_masked_with_ivar: int
+
+
+class Marker(TileKeys, TransferRecord, FusedRecord, PixelRecord):
     """The marker.
 
     `sha256` is None and `bytes_parquet` is 0 where there is no Parquet. `n_outside` counts the rows
@@ -141,6 +157,11 @@ def record_tile(record: TileKeys) -> Tile:
     number, pixel = record["healpix"], record["pixel"]
     layout = "healpix" if number == pixel else "uniqpix"
     return Tile(record["survey"], record["program"], number, layout)
+
+
+def no_pixels() -> PixelRecord:
+    """Return what is found where no target is selected."""
+    return {"n_no_data": 0, "n_left_out": 0, "n_not_finite": 0, "n_masked_with_ivar": 0}
 
 
 def empty_download(tile: Tile) -> DownloadRecord:

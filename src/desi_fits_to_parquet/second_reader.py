@@ -48,6 +48,9 @@ _ZWARN = (
 
 _LINES = ("C_LYA", "C_CIV", "C_CIII", "C_MgII", "C_Hbeta", "C_Halpha")
 
+_NO_NUMBER = 2**30
+"""Bit of a mask that says that flux or ivar are no numbers; DESI's own end at 2**10."""
+
 _SAME_PIXEL = 1e-4
 """Wavelengths of two arms that are closer (Angstrom) are one pixel."""
 
@@ -117,7 +120,7 @@ def _compare(
     name: str,
     settings: Settings,
 ) -> None:
-    targets = _select(tile, files, settings)
+    targets = _leave_out(_select(tile, files, settings), files, settings)
     order = parquet.read(["_healpix_29", "targetid"])
     pixel, targetid = (column.to_numpy() for column in order.columns)
     if set(targetid.tolist()) != set(targets.targetid.tolist()):
@@ -209,6 +212,33 @@ def _select(tile: Tile, files: Mapping[str, Any], settings: Settings) -> _Target
     if mask:
         keep &= np.array([int(target) & mask != 0 for target in fibermap[column][mapped]], bool)
     return _Targets(targetid[keep], z[keep], zerr[keep], bits[keep])
+
+
+def _leave_out(targets: _Targets, files: Mapping[str, Any], settings: Settings) -> _Targets:
+    """Leave out targets without data, and those with too many pixels that are no numbers."""
+    keep = np.ones(len(targets.targetid), bool)
+    if not len(keep):
+        return targets
+    coadd = files["coadd"]
+    fibermap = coadd["FIBERMAP"].data
+    rows = {target: row for row, target in enumerate(fibermap["TARGETID"].tolist())}
+    for i, target in enumerate(targets.targetid.tolist()):
+        flux, ivar = (
+            np.concatenate([coadd[f"{arm}_{what}"].section[rows[target]] for arm in "BRZ"])
+            for what in ("FLUX", "IVAR")
+        )
+        odd = _not_finite(flux, ivar)
+        empty = fibermap["COADD_NUMEXP"][rows[target]] == 0 and not (ivar[~odd] > 0).any()
+        keep[i] = odd.sum() <= settings["spectra"]["max_not_finite"] * len(odd)
+        if empty and not settings["selection"]["no_data"]:
+            keep[i] = False
+    return _Targets(*(values[keep] for values in targets))
+
+
+def _not_finite(flux: Array, ivar: Array) -> Array:
+    """Tell which pixels are no numbers; a flux that has no weight is none of them."""
+    odd: Array = np.isnan(ivar) | np.isinf(ivar) | ((np.isnan(flux) | np.isinf(flux)) & (ivar > 0))
+    return odd
 
 
 def _compare_columns(
@@ -409,6 +439,9 @@ def _compare_spectra(
             np.array([grid.coadd[f"{arm}_{what}"].section[row] for row in rows], dtype)
             for what, dtype in (("FLUX", "f4"), ("IVAR", "f4"), ("MASK", "i4"))
         )
+        odd = _not_finite(flux, ivar)
+        ivar[odd] = 0
+        mask[odd] |= _NO_NUMBER
         arms[f"{arm.lower()}_"] = {"wavelength": wave, "flux": flux, "ivar": ivar, "mask": mask}
     if settings["spectra"]["masked_pixels"] == "no_weight":
         for one in arms.values():

@@ -37,6 +37,7 @@ class SelectionSettings(TypedDict):
     z: list[float] | None
     deltachi2: list[float] | None
     targets: list[str] | None
+    no_data: bool
 
 
 class ColumnsSettings(TypedDict):
@@ -58,6 +59,7 @@ class SpectraSettings(TypedDict):
     wavelength_range: list[float]
     masked_pixels: Literal["no_weight", "desispec"]
     mask_arms: bool
+    max_not_finite: float
 
 
 class PrecisionSettings(TypedDict):

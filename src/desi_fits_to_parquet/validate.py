@@ -36,7 +36,14 @@ from desi_fits_to_parquet.record.schema import (
     record_fields,
 )
 from desi_fits_to_parquet.record.tables import read_tables
-from desi_fits_to_parquet.records import DownloadRecord, FuseRecord, Marker, tile_keys
+from desi_fits_to_parquet.records import (
+    DownloadRecord,
+    FuseRecord,
+    Marker,
+    PixelRecord,
+    no_pixels,
+    tile_keys,
+)
 from desi_fits_to_parquet.second_reader import read_again
 from desi_fits_to_parquet.settings import Settings
 from desi_fits_to_parquet.tile import Tile, is_audited
@@ -97,11 +104,12 @@ def validate_tile(
     path = parquet_path(tile, parquet_folder)
     outcome, reason = fuse_record["outcome"], fuse_record["reason"]
     errors, checksum, n_outside, second_reader = Errors(), None, 0, False
+    pixels = no_pixels()
     fields = record_fields(settings)
     if outcome is None:
         outcome = "converted" if fuse_record["n_rows"] else "no_targets"
         try:
-            errors, n_outside = _check(tile, fits_folder, path, fields, settings, download)
+            errors, n_outside, pixels = _check(tile, fits_folder, path, fields, settings, download)
             checksum = sha256_of(path)
             if checksum != fuse_record["sha256"]:
                 raise _invalid(f"{path.name} is not what the fusion wrote: its sha256 is another")
@@ -120,6 +128,7 @@ def validate_tile(
         "n_targets": fuse_record["n_targets"],
         "n_rows": None if failed else fuse_record["n_rows"],
         "n_outside": 0 if failed else n_outside,
+        **(no_pixels() if failed else pixels),
         "bytes_archive": download["bytes_archive"],
         "bytes_fetched": download["bytes_fetched"],
         "bytes_parquet": 0 if failed else fuse_record["bytes_parquet"],
@@ -231,7 +240,7 @@ def _check(
     fields: Sequence[Field],
     settings: Settings,
     download: DownloadRecord,
-) -> tuple[Errors, int]:
+) -> tuple[Errors, int, PixelRecord]:
     if not path.exists():
         raise _invalid(f"{path.name} is not there")
     with open_tile(tile, folder, settings, download) as opened:
@@ -248,7 +257,7 @@ def _check(
             f"{path.name}: flux is off by {errors.mean_flux_sigma:.4g} sigma in the mean of "
             f"{errors.n_pixels} pixels; without bias it would be below {limit:.4g}"
         )
-    return errors, n_outside
+    return errors, n_outside, opened.pixels
 
 
 def _check_schema(parquet: pq.ParquetFile, path: Path, fields: Sequence[Field]) -> None:

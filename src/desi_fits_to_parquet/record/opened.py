@@ -11,10 +11,12 @@ import numpy.typing as npt
 from desi_fits_to_parquet.columns import POSITION, afterburners_used, kinds_used
 from desi_fits_to_parquet.files import read_json
 from desi_fits_to_parquet.formats.fits import Fits, open_fits
+from desi_fits_to_parquet.formats.fits_images import image_shape
 from desi_fits_to_parquet.formats.fits_tables import read_columns
 from desi_fits_to_parquet.formats.hdf5 import open_hdf5
 from desi_fits_to_parquet.outcomes import BadTile
 from desi_fits_to_parquet.paths import DOWNLOAD_RECORD
+from desi_fits_to_parquet.record.arms import CAMERAS
 from desi_fits_to_parquet.record.positions import HATS_ORDER, is_outside, pixels_at
 from desi_fits_to_parquet.record.selection import (
     Selection,
@@ -23,8 +25,13 @@ from desi_fits_to_parquet.record.selection import (
     reorder,
     select_targets,
 )
-from desi_fits_to_parquet.record.spectra import SpectraLayout, read_layout
-from desi_fits_to_parquet.records import DownloadRecord, empty_download
+from desi_fits_to_parquet.record.spectra import SpectraLayout, count_pixels, read_layout
+from desi_fits_to_parquet.records import (
+    DownloadRecord,
+    PixelRecord,
+    empty_download,
+    no_pixels,
+)
 from desi_fits_to_parquet.settings import Settings
 from desi_fits_to_parquet.tile import REQUIRED_KINDS, Tile
 
@@ -52,6 +59,8 @@ class OpenedTile(NamedTuple):
         How the spectra lie in the coadd, None where nothing is selected.
     rows
         Rows of the coadd in the order of the selection, int64.
+    pixels
+        What was found in the pixels of the targets, and how many were left out for it.
     """
 
     tile: Tile
@@ -61,6 +70,7 @@ class OpenedTile(NamedTuple):
     healpix_29: npt.NDArray[np.int64]
     layout: SpectraLayout | None
     rows: npt.NDArray[np.int64]
+    pixels: PixelRecord
 
 
 def read_download(fits_folder: Path, tile: Tile) -> DownloadRecord:
@@ -93,7 +103,8 @@ def open_tile(
     ------
     BadTile
         `missing_source` where coadd or redrock is not there, `corrupt_source` where files are
-        broken, do not belong together, or are another tile's.
+        broken, do not belong together, or are another tile's, or where the pixels of all targets
+        are no numbers.
     """
     paths = {kind: folder / tile.file_name(kind) for kind in kinds_used(settings)}
     there = {kind: path for kind, path in paths.items() if path.exists()}
@@ -117,9 +128,9 @@ def open_tile(
         )
         n_selected = len(selection.targetid)
         if not n_selected:
-            none = np.zeros(0, np.int64)
-            yield OpenedTile(tile, fits, None, selection, none, None, none)
+            yield _nothing(tile, fits, selection, no_pixels())
             return
+        first = dict(fits)
         if "coadd" not in there:
             raise BadTile(
                 "missing_source",
@@ -132,7 +143,7 @@ def open_tile(
             elif kind not in fits:
                 open_kind(kind)
         coadd = fits["coadd"]
-        fibermap = read_columns(coadd, "FIBERMAP", ("TARGETID", *POSITION))
+        fibermap = read_columns(coadd, "FIBERMAP", ("TARGETID", "COADD_NUMEXP", *POSITION))
         found = fibermap["TARGETID"]
         if not (by_rows and np.array_equal(np.sort(found), selection.targetid)):
             whole = read_columns(fits["redrock"], "REDSHIFTS", ("TARGETID",))["TARGETID"]
@@ -140,10 +151,52 @@ def open_tile(
         layout = read_layout(coadd, len(found), settings["spectra"])
         rows = match_rows(selection.targetid, found)
         healpix_29 = _pixels(coadd, fibermap, rows, tile)
+        seen = fibermap["COADD_NUMEXP"][rows] > 0
+        keep, pixels = _look_at_pixels(coadd, rows, selection, seen, settings)
         order = np.lexsort((selection.targetid, healpix_29))
+        order = order[keep[order]]
+        selection = reorder(selection, order)
+        if not len(order):
+            yield _nothing(tile, first, selection, pixels)
+            return
         yield OpenedTile(
-            tile, fits, details, reorder(selection, order), healpix_29[order], layout, rows[order]
+            tile, fits, details, selection, healpix_29[order], layout, rows[order], pixels
         )
+
+
+def _nothing(
+    tile: Tile, fits: dict[str, Fits], selection: Selection, pixels: PixelRecord
+) -> OpenedTile:
+    none = np.zeros(0, np.int64)
+    return OpenedTile(tile, fits, None, selection, none, None, none, pixels)
+
+
+def _look_at_pixels(
+    coadd: Fits,
+    rows: npt.NDArray[np.int64],
+    selection: Selection,
+    seen: npt.NDArray[np.bool_],
+    settings: Settings,
+) -> tuple[npt.NDArray[np.bool_], PixelRecord]:
+    """Tell which targets have pixels to convert, and what is odd in those that do."""
+    counts = count_pixels(coadd, rows, selection.targetid)
+    n_pixels = sum(image_shape(coadd, f"{camera}_FLUX")[1] for camera in CAMERAS)
+    share = settings["spectra"]["max_not_finite"]
+    broken = counts.not_finite > share * n_pixels
+    if len(broken) > 1 and broken.all():
+        raise BadTile(
+            "corrupt_source",
+            f"{coadd.source}: of all {len(broken)} selected targets more than a fraction of "
+            f"{share:g} of the pixels (spectra.max_not_finite) are NaN or infinite",
+        )
+    no_data = ~seen & (counts.with_ivar == 0) & ~broken
+    keep = ~broken if settings["selection"]["no_data"] else ~broken & ~no_data
+    return keep, {
+        "n_no_data": int(np.count_nonzero(no_data)),
+        "n_left_out": int(np.count_nonzero(broken)),
+        "n_not_finite": int(counts.not_finite[keep].sum()),
+        "n_masked_with_ivar": int(counts.masked_with_ivar[keep].sum()),
+    }
 
 
 def _pixels(

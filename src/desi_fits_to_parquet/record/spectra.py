@@ -31,6 +31,12 @@ QUANTITIES = ("FLUX", "IVAR", "MASK")
 """What each arm's images are of that are read, one row a target."""
 
 
+NOT_FINITE = 1 << 30
+"""Bit of `mask` that no SPECMASK bit of DESI's takes: flux or ivar is NaN or infinite here."""
+
+_BLOCK = 64  # targets whose pixels are counted at once
+
+
 class SpectraLayout(NamedTuple):
     """How the spectra of a coadd lie on their grids.
 
@@ -53,6 +59,24 @@ class SpectraLayout(NamedTuple):
     cut: tuple[int, int]
     no_weight: bool
     mask_arms: bool
+
+
+class PixelCounts(NamedTuple):
+    """How many pixels of each target, over all arms, are such; int64, shape (ntarget,).
+
+    Attributes
+    ----------
+    not_finite
+        Flux or ivar is NaN or infinite, flux where ivar is above 0.
+    masked_with_ivar
+        Masked, and ivar is above 0 all the same.
+    with_ivar
+        ivar is above 0.
+    """
+
+    not_finite: npt.NDArray[np.int64]
+    masked_with_ivar: npt.NDArray[np.int64]
+    with_ivar: npt.NDArray[np.int64]
 
 
 def check_images(fits: Fits, n_rows: int) -> None:
@@ -140,6 +164,27 @@ def read_layout(fits: Fits, n_rows: int, settings: SpectraSettings) -> SpectraLa
     )
 
 
+def count_pixels(
+    fits: Fits, rows: npt.NDArray[np.int64], targetid: npt.NDArray[np.int64]
+) -> PixelCounts:
+    """Count what is odd in the pixels of some rows, before any loses its weight for its mask.
+
+    Raises
+    ------
+    BadTile
+        As `read_spectra`.
+    """
+    counts = PixelCounts(*np.zeros((3, len(rows)), np.int64))
+    for first in range(0, len(rows), _BLOCK):
+        part = slice(first, first + _BLOCK)
+        for camera in CAMERAS:
+            _, ivar, mask, odd = _read_arm(fits, camera, rows[part], targetid[part])
+            good = ivar > 0
+            for count, pixels in zip(counts, (odd, good & (mask != 0), good), strict=True):
+                count[part] += np.count_nonzero(pixels, axis=1)
+    return counts
+
+
 def read_spectra(
     fits: Fits,
     layout: SpectraLayout,
@@ -164,20 +209,16 @@ def read_spectra(
     dict of str to Spectra
         By the prefix of the field names: one under `""` where the arms are joined, otherwise
         under `b_`, `r_` and `z_` as the FITS holds them, but for the weight of masked pixels.
+        Pixels whose flux or ivar is NaN or infinite have ivar 0 and the bit `NOT_FINITE`.
 
     Raises
     ------
     BadTile
-        `corrupt_source` where ivar is negative or no number, flux is no number where ivar > 0, or
-        a mask does not fit 32 bits.
+        `corrupt_source` where ivar is negative, or a mask does not fit 32 bits.
     """
     arms = []
     for camera, wave in zip(CAMERAS, layout.wavelengths, strict=True):
-        flux = read_image(fits, f"{camera}_FLUX", rows).astype(np.float32, copy=False)
-        ivar = read_image(fits, f"{camera}_IVAR", rows).astype(np.float32, copy=False)
-        where = f"{fits.source}: HDU {camera}_MASK"
-        mask = convert_values(read_image(fits, f"{camera}_MASK", rows), np.int32, where)
-        _check_values(fits, camera, targetid, flux, ivar)
+        flux, ivar, mask, _ = _read_arm(fits, camera, rows, targetid)
         if layout.no_weight:
             ivar = drop_masked(ivar, mask)
         arms.append(Spectra(wave, flux, ivar, mask))
@@ -203,31 +244,29 @@ def _check_unit(fits: Fits, name: str, power: int, expected: str) -> None:
         raise _corrupt(fits, f"HDU {name}: BUNIT is {unit!r}, not {expected!r}")
 
 
-def _check_values(
-    fits: Fits,
-    camera: str,
-    targetid: npt.NDArray[np.int64],
-    flux: npt.NDArray[np.float32],
-    ivar: npt.NDArray[np.float32],
-) -> None:
-    bad = ~((ivar >= 0) & (ivar < np.inf))
-    if bad.any():
-        row, pixel = np.argwhere(bad)[0]
+def _read_arm(
+    fits: Fits, camera: str, rows: npt.NDArray[np.int64], targetid: npt.NDArray[np.int64]
+) -> tuple[
+    npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.bool_]
+]:
+    """Read flux, ivar and mask of an arm, and which pixels are not finite; those get ivar 0."""
+    flux = read_image(fits, f"{camera}_FLUX", rows).astype(np.float32, copy=False)
+    ivar = read_image(fits, f"{camera}_IVAR", rows).astype(np.float32, copy=False)
+    where = f"{fits.source}: HDU {camera}_MASK"
+    mask = convert_values(read_image(fits, f"{camera}_MASK", rows), np.int32, where)
+    negative = ivar < 0
+    if negative.any():
+        row, pixel = np.argwhere(negative)[0]
         raise _corrupt(
             fits,
             f"HDU {camera}_IVAR is {ivar[row, pixel]} for TARGETID {targetid[row]}, pixel "
             f"{pixel}: an inverse variance is a number from 0 up",
         )
-    good = np.isfinite(flux)
-    if not good.all():
-        bad = ~good & (ivar > 0)
-        if bad.any():
-            row, pixel = np.argwhere(bad)[0]
-            raise _corrupt(
-                fits,
-                f"HDU {camera}_FLUX is {flux[row, pixel]} for TARGETID {targetid[row]}, pixel "
-                f"{pixel}, although its inverse variance is above 0",
-            )
+    odd: npt.NDArray[np.bool_] = ~np.isfinite(ivar) | (~np.isfinite(flux) & (ivar > 0))
+    if odd.any():
+        ivar = np.where(odd, np.float32(0), ivar)
+        mask = np.where(odd, mask | np.int32(NOT_FINITE), mask)
+    return flux, ivar, mask, odd
 
 
 def _corrupt(fits: Fits, what: str) -> BadTile:

@@ -10,7 +10,7 @@ from desi_fits_to_parquet.units import size_text
 
 SPECTYPES = ("QSO", "GALAXY", "STAR")
 
-OBJTYPES = ("TGT", "SKY", "NON", "BAD")
+OBJTYPES = ("TGT", "SKY", "NON", "BAD", "")
 """All values of `selection.objtypes`, as above of `spectypes`: these leave nothing out."""
 
 
@@ -33,7 +33,8 @@ def landing_text(summary: dict[str, Any], settings: Settings) -> str:
         f"**Came out**: {summary['n_rows']:,} spectra from {summary['outcomes']['converted']:,} "
         f"tiles in {size_text(summary['bytes_parquet'])} of Parquet{_saved(summary)}; "
         f"{size_text(summary['bytes_fetched'])} were fetched{_when(summary)}. "
-        f"{summary['outcomes']['no_targets']:,} tiles hold nothing that was selected.",
+        f"{summary['outcomes']['no_targets']:,} tiles hold nothing that was selected"
+        f"{_left_out(summary, settings['selection'])}.",
         f"**Failed**: {_failed(summary)}.",
         f"**To do**: {_advice(summary)}.",
     ]
@@ -91,7 +92,7 @@ def _list(names: Sequence[str]) -> str:
 
 
 def _any_of(names: Sequence[str | int]) -> str:
-    return " or ".join(str(name) for name in names)
+    return " or ".join(str(name) or "empty" for name in names)
 
 
 def _saved(summary: dict[str, Any]) -> str:
@@ -107,6 +108,16 @@ def _when(summary: dict[str, Any]) -> str:
         for name in ("first_finished", "last_finished")
     )
     return f" (first tile finished {first}, last {last}, UTC)"
+
+
+def _left_out(summary: dict[str, Any], selection: SelectionSettings) -> str:
+    said = []
+    if summary["n_no_data"]:
+        what = "were converted" if selection["no_data"] else "were left out"
+        said.append(f"{summary['n_no_data']:,} selected targets without data {what}")
+    if summary["n_left_out"]:
+        said.append(f"{summary['n_left_out']:,} were left out for pixels that are no numbers")
+    return "".join(f"; {words}" for words in said)
 
 
 def _failed(summary: dict[str, Any]) -> str:

@@ -198,6 +198,15 @@ def fidelity_page(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> str:
             f"Of {summary['second_reader']:,} tiles the whole record was compared with the FITS "
             "files as a second reader (astropy, h5py) reads them too, every value."
         ),
+        heading("Pixels"),
+        paragraph(
+            f"Of the spectra that were converted, {summary['n_masked_with_ivar']:,} pixels are "
+            "masked in the archive and have an ivar above 0 all the same (spectra.masked_pixels), "
+            f"and {summary['n_not_finite']:,} are NaN or infinite and got ivar 0. "
+            f"{summary['n_left_out']:,} selected targets have too many such pixels "
+            f"(spectra.max_not_finite) and were left out; {summary['n_no_data']:,} have no data "
+            "(COADD_NUMEXP 0, ivar 0 everywhere; selection.no_data)."
+        ),
         heading("Schemas"),
         paragraph(same if schemas else "No tile has a Parquet file."),
         plain_table(
