@@ -30,6 +30,7 @@ FAULTS = {
     "stall": "the body stops in the middle and nothing more comes",
     "silent": "no answer comes at all",
     "long": "the body is longer than was asked for, and Content-Length says so",
+    "endless": "the body does not end, and Content-Length says so",
     "trailing": "bytes that belong to nothing follow the body",
     "html": "a page of a proxy with status 200",
     "whole": "the whole object with status 200 where a range was asked for",
@@ -160,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
             body += b"too much"
         shift = 10 if fault == "shifted" else 0
         self.send_response(206 if partial else 200)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(len(body) if fault != "endless" else 1 << 50))
         if fault != "no_etag":
             self.send_header("ETag", f'"{etag(data) if fault != "other_version" else "0" * 32}"')
         self.send_header("Last-Modified", "Tue, 01 Apr 2025 00:00:00 GMT")
@@ -183,6 +184,8 @@ class _Handler(BaseHTTPRequestHandler):
                 )
             self.close_connection = True
             return None
+        while fault == "endless":
+            self.wfile.write(bytes(1 << 20))
         if fault == "drip":
             for byte in body:
                 if self.service.ended.wait(0.1):

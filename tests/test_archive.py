@@ -32,7 +32,7 @@ DATA = np.random.default_rng(4).bytes(9_000_000)
 SOURCE = Source(key=KEY, size=len(DATA), etag=etag(DATA))
 
 PASSING = ("slow_down", "too_many", "error", "forbidden", "reset", "close", "stall", "silent",
-           "long", "html", "shifted", "no_etag")  # fmt: skip
+           "long", "endless", "html", "shifted", "no_etag")  # fmt: skip
 """Faults that are over when the request is sent again."""
 
 
@@ -129,6 +129,16 @@ def test_a_small_request_has_less_time_than_a_large_one(
                 link.fetch(SOURCE, 0, amount)
             waited.append(time.monotonic() - begun)
     assert waited[1] - waited[0] > 0.5, "the limits are 0.57 s and 1.55 s"
+
+
+def test_a_body_without_end_is_given_up_at_once_and_takes_no_memory(
+    service: Service, settings: dict[str, Any]
+) -> None:
+    service.choose = lambda asked: "endless"
+    with link_to(service, settings, attempts=2, timeout_s=60) as link:
+        with pytest.raises(Unreachable, match="more bytes came than the 30000 that were asked for"):
+            link.fetch(SOURCE, 1000, 31000)
+        assert link.received[KEY] < 8 << 20
 
 
 def test_bytes_after_a_body_do_not_spoil_the_next_answer(

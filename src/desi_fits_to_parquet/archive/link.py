@@ -51,9 +51,11 @@ from desi_fits_to_parquet.archive.store import (
     Broken,
     OtherObject,
     Stores,
+    check_length,
     check_version,
     check_whole,
     quoted,
+    read_bounded,
 )
 from desi_fits_to_parquet.settings import ArchiveSettings, TransferSettings
 from desi_fits_to_parquet.tiles_csv import Source
@@ -158,7 +160,7 @@ class Link:
                     store = self._stores.for_amount(stop - start)
                     result = obstore.get(store, source["key"], options=options)
                     waited = time.monotonic() - begun
-                    data = memoryview(result.bytes())
+                    data = read_bounded(result, stop - start)
                 except (BaseError, OSError) as error:
                     fault = self._judge(error, source, begun)
                     ignored += fault == "whole"
@@ -167,8 +169,7 @@ class Link:
                     raise Broken(describe_error(error)) from error
                 self._count_received(source, len(data))
                 check_version(result.meta, source)
-                if len(data) != stop - start:
-                    raise Broken(f"{len(data)} bytes came in place of {stop - start}")
+                check_length(len(data), stop - start)
             self._latency_s = min(self._latency_s, waited)
             self.window.succeeded()
             return data
@@ -291,14 +292,14 @@ class Link:
                     for chunk in result.stream(min_chunk_size=1 << 20):
                         size += len(chunk)
                         self._count_received(source, len(chunk))
-                        if size <= source["size"]:
-                            stream.write(chunk)
-                            checksum.update(chunk)
+                        if size > source["size"]:
+                            break
+                        stream.write(chunk)
+                        checksum.update(chunk)
                 except (BaseError, FileNotFoundError) as error:
                     self._judge(error, source, begun)
                     raise Broken(describe_error(error)) from error
-            if size != source["size"]:
-                raise Broken(f"{size} bytes came in place of {source['size']}")
+            check_length(size, source["size"])
         self.window.succeeded()
         return checksum.hexdigest()
 

@@ -12,7 +12,7 @@ from desi_fits_to_parquet.settings import ArchiveSettings
 from desi_fits_to_parquet.tiles_csv import Source
 
 if TYPE_CHECKING:
-    from obstore import ObjectMeta
+    from obstore import GetResult, ObjectMeta
 
 SMALLEST_LIMIT_BYTES = 1 << 16
 
@@ -86,6 +86,30 @@ class Stores:
 def quoted(source: Source) -> str:
     """Return the ETag of an object as the header If-Match takes it."""
     return f'"{source["etag"]}"'
+
+
+def read_bounded(answer: "GetResult", amount: int) -> memoryview:
+    """Read the body of an answer, but no more than shows that it is too long.
+
+    obstore's own `bytes()` reads whatever a server sends. (So it does with the body of an answer
+    that is an error, which nothing here can end before the limit of time.)
+    """
+    pieces = []
+    length = 0
+    for piece in answer.stream(min_chunk_size=amount + 1):
+        pieces.append(piece)
+        length += len(piece)
+        if length > amount:
+            break
+    return memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+
+def check_length(length: int, amount: int) -> None:
+    """Raise where a body has another length than that of what was asked for."""
+    if length > amount:
+        raise Broken(f"more bytes came than the {amount} that were asked for")
+    if length < amount:
+        raise Broken(f"{length} bytes came in place of {amount}")
 
 
 def check_version(meta: "ObjectMeta", source: Source) -> None:
