@@ -1,6 +1,7 @@
 # What begins and ends a run; what touches Snakemake itself is in run/snakemake.py.
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -8,11 +9,12 @@ from snakemake.logging import logger
 
 from desi_fits_to_parquet.archive.errors import ArchiveUnreachable
 from desi_fits_to_parquet.discover import probe_archive
-from desi_fits_to_parquet.paths import LOW_NOTE
+from desi_fits_to_parquet.paths import LOW_NOTE, OUTAGE
 from desi_fits_to_parquet.run.lock import (
     RUN_ID,
     NotWritable,
     RunningElsewhere,
+    end_waiting,
     hold_lock,
     join_run,
 )
@@ -82,10 +84,14 @@ onstart:
     # What keeps a run from beginning ends it here in one line, not as a failed job.
     needed = {job.rule.name for job in jobs_to_do(workflow)}
     try:
-        end_run = begin(workflow, SNAKEMAKE_TESTED)
-        hold_lock(Path(RESULTS), os.environ[RUN_ID])
+        run = os.environ[RUN_ID]
+        end_run = begin(
+            workflow, SNAKEMAKE_TESTED, partial(end_waiting, Path(RESULTS), run)
+        )
+        hold_lock(Path(RESULTS), run)
         remove_leftovers(Path(RESULTS), tiles_to_do())
-        Path(RESULTS, LOW_NOTE).unlink(missing_ok=True)
+        for note in (LOW_NOTE, OUTAGE):
+            Path(RESULTS, note).unlink(missing_ok=True)
         if "discover_tiles" in needed:
             probe_archive(config["archive"])
     except (

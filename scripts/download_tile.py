@@ -1,14 +1,15 @@
 """Fetch what is needed of a tile's files; `download.json` beside them says what happened."""
 
+import os
 import sys
 from pathlib import Path
 
+from desi_fits_to_parquet.download.outage import download_patiently
 from desi_fits_to_parquet.download.space import DiskLow, check_space, needed_bytes
-from desi_fits_to_parquet.download.tile import download_tile
 from desi_fits_to_parquet.files import atomic_folder
 from desi_fits_to_parquet.paths import LOW_NOTE
 from desi_fits_to_parquet.run.job_log import job_log
-from desi_fits_to_parquet.run.lock import join_run
+from desi_fits_to_parquet.run.lock import RUN_ID, end_with_run, join_run
 from desi_fits_to_parquet.tile import tile_of
 from desi_fits_to_parquet.tiles_csv import unpack_sources
 
@@ -29,7 +30,9 @@ def main(snakemake):
         # The folder gets its name when it is complete: on a cluster Snakemake keeps what a killed
         # group leaves (profiles/slurm), and takes a folder that is there for a whole one.
         with atomic_folder(Path(snakemake.output.fits)) as partial:
-            record = download_tile(tile, sources, config, partial)
+            record = download_patiently(
+                tile, sources, config, partial, os.environ[RUN_ID], lambda: end_with_run(results)
+            )
         log.info("done", extra={"figures": record})
 
 

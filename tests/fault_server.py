@@ -25,6 +25,7 @@ FAULTS = {
     "forbidden": "403",
     "gone": "404",
     "changed": "412",
+    "hang_up": "the connection is reset before any answer, listings too",
     "reset": "the connection is reset in the middle of the body",
     "close": "the connection ends cleanly in the middle of the body",
     "stall": "the body stops in the middle and nothing more comes",
@@ -130,6 +131,8 @@ class _Handler(BaseHTTPRequestHandler):
             first, _, last = span.removeprefix("bytes=").partition("-")
             start, stop = int(first), min(int(last) + 1, len(data))
         _, fault = self.service.note(key, start if span else None, stop if span else None)
+        if fault == "hang_up":
+            return self._hang_up()
         match = self.headers.get("If-Match")
         if fault == "changed" or (match and match.strip('"') != etag(data) and fault is None):
             return self._error(412, "PreconditionFailed")
@@ -179,9 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
             if fault == "stall":
                 return self._hold()
             if fault == "reset":
-                self.connection.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-                )
+                return self._hang_up()
             self.close_connection = True
             return None
         while fault == "endless":
@@ -206,6 +207,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._hold()
         if fault == "moved":
             return self._error(301, "PermanentRedirect")
+        if fault == "hang_up":
+            return self._hang_up()
         if fault:
             return self._error(503, "SlowDown")
         prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
@@ -259,6 +262,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+    def _hang_up(self) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True
 
     def _hold(self) -> None:
         self.service.ended.wait(30)

@@ -18,6 +18,7 @@ from running import checkout
 
 from desi_fits_to_parquet.files import read_json
 from desi_fits_to_parquet.outcomes import OUTCOMES
+from desi_fits_to_parquet.records import OutageRecord
 from desi_fits_to_parquet.run.markers import read_markers
 from desi_fits_to_parquet.run.notify import (
     VARIABLE,
@@ -120,6 +121,20 @@ def test_fallen_throughput_is_told_once_until_it_recovers(settings: dict[str, An
         "only 2 MB/s, less than notify.min_mb_s = 5",
         "only 3 MB/s, less than notify.min_mb_s = 5",
     ]
+
+
+def test_outage_is_told_when_it_begins_and_when_it_is_over(settings: dict[str, Any]):
+    lost = OutageRecord(run="1", since=0.0, lasted_s=60.0, error="reset", over_limit=False)
+    notify = settings["notify"] | {"every_percent": None, "min_mb_s": 5}
+    told, titles = Told(), []
+    for going_on in (None, lost, lost, None, None):
+        summary = state(10, mb_s=0 if going_on else 9, now=1000)._replace(outage=going_on)
+        notices, told = due_notices(summary, told, notify)
+        titles += [(notice.kind, notice.title.partition(": ")[2]) for notice in notices]
+    (first, begun), over = titles
+    assert first == "warning"
+    assert begun.startswith("the archive cannot be reached since 1970")
+    assert over == ("info", "the archive answers again")
 
 
 def test_end_is_told_with_totals_and_whether_it_is_a_success():

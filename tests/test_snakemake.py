@@ -186,7 +186,7 @@ class Ready:
 def test_snakemakes_handler_of_sigterm_waits_for_a_lock_of_its_own_thread_and_here_does_not(
     as_it_was: None,
 ):
-    released = threading.Event()
+    released, ended = threading.Event(), threading.Event()
     scheduler = scheduler_with()
     scheduler._open_jobs = SimpleNamespace(release=released.set)
 
@@ -210,7 +210,7 @@ def test_snakemakes_handler_of_sigterm_waits_for_a_lock_of_its_own_thread_and_he
     scheduler.job_selector = list
     scheduler.exit_gracefully = lambda *args: JobScheduler.exit_gracefully(scheduler, *args)
     workflow = SimpleNamespace(scheduler=scheduler, dag=Graph(set(), {}))
-    begin(workflow, tested=True)
+    begin(workflow, True, ended.set)
     with scheduler._lock:
         with pytest.raises(RecursionError):
             scheduler.exit_gracefully(signal.SIGTERM, None)
@@ -218,6 +218,7 @@ def test_snakemakes_handler_of_sigterm_waits_for_a_lock_of_its_own_thread_and_he
         assert not released.is_set()
     assert released.wait(20)
     assert scheduler._user_kill == "graceful"
+    assert ended.wait(20), "jobs that wait are not told"
 
 
 def test_lock_of_snakemakes_scheduler_lets_no_thread_in_twice(as_it_was: None):
@@ -276,7 +277,7 @@ def test_unknown_version_is_left_as_it_is_with_one_line_that_says_so(
     assert "left out" in line
     scheduler = scheduler_with(job_selector=list)
     workflow.scheduler, workflow.dag = scheduler, Graph(set(), {})
-    begin(workflow, tested=False)
+    begin(workflow, False, list)
     assert scheduler.job_selector is list
 
 
@@ -301,7 +302,7 @@ def test_unknown_version_is_told_of_by_the_run_and_not_by_its_jobs(
 def test_unknown_version_does_no_jobs_in_groups(settings: dict[str, Any], as_it_was: None):
     workflow = SimpleNamespace(scheduler=scheduler_with(job_selector=list), **settings)
     with pytest.raises(UnknownSnakemake, match=r"jobs in groups .* twice; install 9\.27"):
-        begin(workflow, tested=False)
+        begin(workflow, False, list)
 
 
 def test_version_that_lacks_what_a_run_cannot_do_without_is_refused_and_named(

@@ -21,8 +21,8 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 from desi_fits_to_parquet.files import read_json, write_json
 from desi_fits_to_parquet.outcomes import OUTCOMES
-from desi_fits_to_parquet.paths import marker_path
-from desi_fits_to_parquet.records import tile_keys
+from desi_fits_to_parquet.paths import ENDING, OUTAGE, marker_path
+from desi_fits_to_parquet.records import OutageRecord, tile_keys
 from desi_fits_to_parquet.run import panel as panels
 from desi_fits_to_parquet.run import summary as summaries
 from desi_fits_to_parquet.run import watch as watching
@@ -30,7 +30,14 @@ from desi_fits_to_parquet.run.markers import read_brief
 from desi_fits_to_parquet.run.notify import Notice
 from desi_fits_to_parquet.run.panel import Panel
 from desi_fits_to_parquet.run.status import main
-from desi_fits_to_parquet.run.summary import RUN_FILE, Run, summarize_results, time_left, write_run
+from desi_fits_to_parquet.run.summary import (
+    RUN_FILE,
+    Run,
+    read_run,
+    summarize_results,
+    time_left,
+    write_run,
+)
 from desi_fits_to_parquet.run.watch import watch_run
 from desi_fits_to_parquet.run.wording import fit_lines, summary_line, summary_lines
 from desi_fits_to_parquet.tile import Tile
@@ -240,6 +247,30 @@ def test_view_follows_jobs_without_a_line_for_each_and_names_crashes(
     run = read_json(results / RUN_FILE)
     assert run["to_do"] == 3
     assert run["ended"] == "ended, 1 jobs crashed; the same command does them again"
+
+
+def test_outage_stands_beside_the_run_and_the_jobs_that_it_ends_are_no_crashes(
+    results: Path, watched: Callable[[io.TextIOBase], Told]
+):
+    lost = OutageRecord(run="1", since=BEGUN, lasted_s=60.0, error="reset", over_limit=False)
+    run = read_run(results)
+    assert run is not None
+    write_run(results, run._replace(updated=BEGUN + 600))
+    write_json(results / OUTAGE, lost)
+    words = "the archive cannot be reached since"
+    summary = summarize_results(results, BEGUN + 600)
+    assert words in summary_lines(summary)[0]
+    assert words in summary_line(summary)
+    assert words not in summary_lines(summarize_results(results, BEGUN + 2000))[0], "a dead run"
+    screen = io.StringIO()
+    told = watched(screen)
+    told.begin(1, "download_tile", TILES[15])
+    while words not in screen.getvalue():
+        threading.Event().wait(0.02)
+    (results / ENDING).write_text("this\n")
+    told.fail(1, "download_tile")
+    told.end()
+    assert read_json(results / RUN_FILE)["crashed"] == 0
 
 
 def test_summary_is_the_same_from_the_run_and_from_another_shell(

@@ -8,6 +8,16 @@ LOW_NOTE = ".disk_low"
 """File in the results by which a job tells the run that it is to end."""
 
 
+OUTAGE = ".outage.json"
+"""File in the results that is there while the archive cannot be reached."""
+
+OUTAGE_LOCK = ".outage.lock"
+"""Held by the one job that asks whether the archive answers again."""
+
+ENDING = ".ending"
+"""File in the results that names the runs whose waiting jobs are to end."""
+
+
 DOWNLOAD_RECORD = "download.json"
 """What the download of a tile tells of itself, beside the tile's FITS."""
 

@@ -4,8 +4,11 @@ The download and the fusion leave theirs beside the FITS (`paths.DOWNLOAD_RECORD
 the marker, made of both, stays and holds the tile's outcome.
 """
 
+from pathlib import Path
 from typing import Literal, TypedDict
 
+from desi_fits_to_parquet.files import read_json
+from desi_fits_to_parquet.paths import OUTAGE
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.tiles_csv import Source
 
@@ -139,6 +142,30 @@ class Marker(TileKeys, TransferRecord, FusedRecord, PixelRecord):
     schema_fingerprint: str
     second_reader: bool
     finished: float
+
+
+class OutageRecord(TypedDict):
+    """What the downloads of a run tell each other of an outage of the archive.
+
+    `run` is the id of the run, `since` in Unix seconds, `lasted_s` how long it lasted when the
+    archive was last asked, `error` the sentence of the tile that found it. `over_limit` says that
+    no tile waits any longer.
+    """
+
+    run: str
+    since: float
+    lasted_s: float
+    error: str
+    over_limit: bool
+
+
+def read_outage(results: Path, run: str | None = None) -> OutageRecord | None:
+    """Return the outage that goes on; None where there is none, or it is another run's."""
+    try:
+        outage: OutageRecord = read_json(results / OUTAGE)
+    except FileNotFoundError:
+        return None
+    return outage if run in (None, outage["run"]) else None
 
 
 def tile_keys(tile: Tile) -> TileKeys:

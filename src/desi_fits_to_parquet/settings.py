@@ -78,6 +78,8 @@ class TransferSettings(TypedDict):
     connections: int
     attempts: int
     timeout_s: float
+    outage_hours: float
+    outage_pause_s: float
     limit_mb_s: float | None
     audit_fraction: float
 

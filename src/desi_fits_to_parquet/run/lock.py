@@ -14,6 +14,8 @@ import os
 import sys
 from pathlib import Path
 
+from desi_fits_to_parquet.paths import ENDING
+
 RUN_ID = "DESI_FITS_TO_PARQUET_RUN"
 """Environment variable by which a job is given the id of its run."""
 
@@ -58,18 +60,20 @@ def hold_lock(results: Path, run: str) -> None:
     try:
         results.mkdir(parents=True, exist_ok=True)
         descriptor = _open(results)
+        holder = _read(descriptor)
     except OSError as error:
         raise NotWritable(
             f"{results} cannot be written to ({error.strerror}: {error.filename}): see to its "
             "disk and its owner, or give this run another folder with --config results=..."
         ) from error
     if not _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, _RUN):
-        holder = _read(descriptor) or "unknown"
         os.close(descriptor)
         raise RunningElsewhere(
-            f"another run (process {holder}) works in {results}; "
+            f"another run (process {holder or 'unknown'}) works in {results}; "
             "wait for it, stop it, or give this run its own folder with --config results=..."
         )
+    if holder:
+        end_waiting(results, _run_of(holder))
     # The id before the wait: from here on no job of an earlier run joins, and those that joined
     # are waited for.
     os.ftruncate(descriptor, 0)
@@ -78,6 +82,7 @@ def hold_lock(results: Path, run: str) -> None:
         log.warning("Waiting for the running jobs of an earlier run, which was killed, to end.")
         _lock(descriptor, fcntl.LOCK_EX, _JOBS)
     _lock(descriptor, fcntl.LOCK_UN, _JOBS)
+    (results / ENDING).unlink(missing_ok=True)
 
 
 def join_run(results: Path) -> None:
@@ -100,11 +105,39 @@ def join_run(results: Path) -> None:
     _lock(descriptor, fcntl.LOCK_SH, _JOBS)
     mine = os.environ.get(RUN_ID, "")
     holder = _read(descriptor)
-    if holder.rpartition(" ")[2] != mine:
+    if _run_of(holder) != mine:
         sys.exit(
             f"This job was started by run {mine or 'unknown'}, but {results} belongs to another by "
             f"now (process {holder or 'unknown'}), which does its work: it ends and wrote nothing."
         )
+
+
+def end_waiting(results: Path, run: str) -> None:
+    """Let those jobs of a run end that wait, so that nobody has to wait for them."""
+    with (results / ENDING).open("a") as stream:
+        stream.write(f"{run}\n")
+
+
+def is_ending(results: Path, run: str) -> bool:
+    """Tell whether the jobs of a run are not to wait any longer."""
+    # Not the lock's file: to close it would give back all that this process holds of it.
+    try:
+        return run in (results / ENDING).read_text().split()
+    except FileNotFoundError:
+        return False
+
+
+def end_with_run(results: Path) -> None:
+    """End this job where its run is ending: to be called while it waits.
+
+    Raises
+    ------
+    SystemExit
+        Where it is. The job ends, nothing is lost: the next run does its work.
+    """
+    if is_ending(results, os.environ.get(RUN_ID, "")):
+        log.info("the run is ending, so this job waits no longer; the next run does its work")
+        sys.exit(1)
 
 
 def _open(results: Path) -> int:
@@ -114,6 +147,10 @@ def _open(results: Path) -> int:
 def _read(descriptor: int) -> str:
     """Return process, host and id of the run that held the lock last."""
     return os.pread(descriptor, _LONGEST_TEXT, 0).decode(errors="replace").strip()
+
+
+def _run_of(holder: str) -> str:
+    return holder.rpartition(" ")[2]
 
 
 def _lock(descriptor: int, how: int, byte: int) -> bool:

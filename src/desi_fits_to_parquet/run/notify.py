@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from desi_fits_to_parquet.run.summary import Summary
-from desi_fits_to_parquet.run.wording import summary_lines
+from desi_fits_to_parquet.run.wording import outage_text, summary_lines
 from desi_fits_to_parquet.settings import NotifySettings
 
 VARIABLE = "DESI_NOTIFY_URLS"
@@ -53,7 +53,7 @@ class Told(NamedTuple):
         Unix seconds when the number of its tiles was known first.
     percent
         Milestones reached: whole multiples of `every_percent`.
-    failing, slow
+    failing, slow, waiting
         Whether the alert was given and still holds.
     """
 
@@ -61,6 +61,7 @@ class Told(NamedTuple):
     percent: int = 0
     failing: bool = False
     slow: bool = False
+    waiting: bool = False
 
 
 def read_addresses(
@@ -108,7 +109,7 @@ def read_addresses(
 def due_notices(
     summary: Summary, told: Told, settings: NotifySettings
 ) -> tuple[list[Notice], Told]:
-    """Say what is to be told now: milestones, too many failures, too little speed.
+    """Say what is to be told now: milestones, too many failures, too little speed, outages.
 
     Parameters
     ----------
@@ -127,9 +128,14 @@ def due_notices(
         For the next call.
     """
     run = summary.run
-    if run is None or run.to_do is None or summary.left is None:
-        return [], told
     notices = []
+    if summary.outage and not told.waiting:
+        notices.append(_notice("warning", outage_text(summary.outage), summary))
+    if told.waiting and not summary.outage:
+        notices.append(_notice("info", "the archive answers again", summary))
+    told = told._replace(waiting=summary.outage is not None)
+    if run is None or run.to_do is None or summary.left is None:
+        return notices, told
     done = run.to_do - summary.left
     told = told._replace(since=summary.now if told.since is None else told.since)
 
@@ -147,7 +153,12 @@ def due_notices(
 
     slow = False
     least = settings["min_mb_s"]
-    if least and summary.left and summary.now - (told.since or 0) >= run.recent_s:
+    if (
+        least
+        and summary.left
+        and not summary.outage
+        and summary.now - (told.since or 0) >= run.recent_s
+    ):
         speed = summary.mb_per_s[0] if summary.mb_per_s else 0.0
         slow = speed < least
         if slow and not told.slow:

@@ -202,20 +202,26 @@ def jobs_to_do(workflow: Workflow) -> Iterator[Job]:
     return jobs
 
 
-def ending(workflow: Workflow) -> Callable[..., None]:
+def ending(workflow: Workflow, end_waiting: Callable[[], None]) -> Callable[..., None]:
     """Return a function, and a handler of signals, that lets running jobs finish and begins none.
+
+    Jobs that wait for the archive do not finish soon: `end_waiting` ends them.
 
     In a thread of its own: as Snakemake's own handler of SIGTERM, in the middle of the main
     thread, it waits for ever for a lock that this thread holds (docs/upstream.md, "SIGTERM").
     """
 
     def end_run(*signal_and_frame: object) -> None:
-        Thread(target=workflow.scheduler.exit_gracefully, daemon=True).start()
+        Thread(target=end, daemon=True).start()
+
+    def end() -> None:
+        workflow.scheduler.exit_gracefully()
+        end_waiting()
 
     return end_run
 
 
-def begin(workflow: Workflow, tested: bool) -> Callable[..., None]:
+def begin(workflow: Workflow, tested: bool, end_waiting: Callable[[], None]) -> Callable[..., None]:
     """Prepare the scheduler, which is there when a run begins; SIGTERM ends the run from now on.
 
     Parameters
@@ -224,6 +230,8 @@ def begin(workflow: Workflow, tested: bool) -> Callable[..., None]:
         Snakemake's.
     tested
         What `apply` returned.
+    end_waiting
+        Ends those jobs of this run that wait.
 
     Returns
     -------
@@ -240,7 +248,7 @@ def begin(workflow: Workflow, tested: bool) -> Callable[..., None]:
             f"{_unknown()}. It may do jobs in groups (--groups, --group-components) twice; "
             f"install {TESTED}, or run without groups"
         )
-    end_run = ending(workflow)
+    end_run = ending(workflow, end_waiting)
     signal.signal(signal.SIGTERM, end_run)
     if tested:
         scheduler = workflow.scheduler

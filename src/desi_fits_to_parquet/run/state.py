@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from desi_fits_to_parquet.paths import LOW_NOTE, marker_path
+from desi_fits_to_parquet.paths import ENDING, LOW_NOTE, marker_path
+from desi_fits_to_parquet.records import OutageRecord, read_outage
 from desi_fits_to_parquet.run.markers import Brief, layout_of, read_brief, read_briefs, read_names
 from desi_fits_to_parquet.run.summary import N_PROBLEMS, Run, Summary, summarize
 from desi_fits_to_parquet.tile import Tile, tile_of
@@ -50,6 +51,8 @@ class State:
         Those of them that were not shown yet.
     faults
         What went wrong with the following of the run itself, and how often.
+    outage
+        The outage of the archive that the run waits for, if any.
     stop
         Why the run has to be ended; empty while it need not.
     """
@@ -66,6 +69,7 @@ class State:
     notes: list[str] = field(default_factory=list)
     unsaid: list[str] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
+    outage: OutageRecord | None = None
     stop: str = ""
 
 
@@ -124,6 +128,10 @@ def fail_job(state: State, event: Mapping[str, Any]) -> None:
     if rule == "download_tile" and low.exists():
         state.stop = low.read_text()
         return
+    waited = rule == "download_tile" and read_outage(state.results)
+    if waited and (state.results / ENDING).exists():
+        state.crashed.discard(tile)  # it waited, and was ended with the run
+        return
     name = f"{tile.name}: {rule}" if tile else rule
     note(state, f"{name} crashed; its log is {', '.join(event['log'])}")
 
@@ -141,6 +149,11 @@ EVENTS: dict[str, Callable[[State, Mapping[str, Any]], None]] = {
     "group_error": fail_group,
 }
 """Snakemake's events that say something of a run."""
+
+
+def look_for_outage(state: State) -> None:
+    """Take note of an outage of the archive that began or ended; its job says so on the screen."""
+    state.outage = read_outage(state.results)
 
 
 def note(state: State, problem: str) -> None:
@@ -166,7 +179,7 @@ def summary_now(state: State, disk_free: int | None) -> Summary:
     """Add up the state; `disk_free` in bytes, None where unknown."""
     run = run_now(state)
     tiles = None if state.tiles is None else len(state.tiles)
-    return summarize(state.briefs, tiles, run, run.updated, disk_free, state.broken)
+    return summarize(state.briefs, tiles, run, run.updated, disk_free, state.broken, state.outage)
 
 
 def how_it_ended(summary: Summary, failed_jobs: int) -> str:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from desi_fits_to_parquet.files import read_json
 from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES, OUTCOMES
+from desi_fits_to_parquet.records import OutageRecord, read_outage
 from desi_fits_to_parquet.run.markers import Brief, read_briefs, read_names
 from desi_fits_to_parquet.tile import Tile
 
@@ -94,6 +95,8 @@ class Summary(NamedTuple):
         Time left and its standard error in seconds, None where it cannot be told yet.
     problems
         The last problems, one line each, the newest last.
+    outage
+        The outage of the archive that the run waits for, if any.
     """
 
     now: float
@@ -112,6 +115,7 @@ class Summary(NamedTuple):
     disk_free: int | None
     seconds_left: tuple[float, float] | None
     problems: tuple[str, ...]
+    outage: OutageRecord | None = None
 
 
 def summarize_results(results: Path, now: float | None = None) -> Summary:
@@ -127,7 +131,7 @@ def summarize_results(results: Path, now: float | None = None) -> Summary:
         free = free_bytes(results)
     except OSError:  # said as unknown
         free = None
-    return summarize(briefs, n_tiles, run, now, free, broken)
+    return summarize(briefs, n_tiles, run, now, free, broken, read_outage(results))
 
 
 def summarize(
@@ -137,6 +141,7 @@ def summarize(
     now: float,
     disk_free: int | None,
     broken: Sequence[str] = (),
+    outage: OutageRecord | None = None,
 ) -> Summary:
     """Add up markers; with 30,000 of them it takes 30 ms.
 
@@ -154,6 +159,8 @@ def summarize(
         In bytes, None where it cannot be told.
     broken
         What is to be told of markers that cannot be read.
+    outage
+        The outage that is known; one of a run that ended counts for nothing.
     """
     outcomes = dict.fromkeys(OUTCOMES, 0)
     archive = fetched = parquet = 0
@@ -201,6 +208,7 @@ def summarize(
         disk_free=disk_free,
         seconds_left=time_left([brief.finished for brief in fresh], left, now) if running else None,
         problems=problems[-N_PROBLEMS:],
+        outage=outage if running else None,
     )
 
 

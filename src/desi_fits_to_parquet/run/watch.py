@@ -34,6 +34,7 @@ from desi_fits_to_parquet.run.state import (
     TILE_RULES,
     expect_tiles,
     how_it_ended,
+    look_for_outage,
     new_state,
     note,
     read_results,
@@ -155,6 +156,7 @@ class RunWatch(logging.Handler):
     def _follow(self) -> None:
         with self._going_on("markers and list of tiles"):
             read_results(self._state)
+        self._write()
         with self._going_on("start"):
             summary = self._summary()
             self._screen.known = summary.problems
@@ -198,6 +200,7 @@ class RunWatch(logging.Handler):
             self._next_write = time.monotonic() + WRITE_S
             self._write()
         summary = None
+        self._take(_Step("outage", partial(look_for_outage, self._state)))
         with self._going_on("summary"):
             summary = self._summary()
         if summary is None:

@@ -4,6 +4,7 @@ import textwrap
 import time
 from collections.abc import Sequence
 
+from desi_fits_to_parquet.records import OutageRecord
 from desi_fits_to_parquet.run.summary import Summary
 from desi_fits_to_parquet.units import size_text
 
@@ -50,6 +51,7 @@ def summary_line(summary: Summary) -> str:
         f"{clock_text(s.now)}  {s.done:,} tiles done, {_failed(s)}, {_count(s.left)} left; "
         f"{_pair(s.tiles_per_hour, ',.0f', 'tiles/h')}; {_pair(s.mb_per_s, ',.1f', 'MB/s')}; "
         f"{_saved(s)}; {_free(s)}; time left {_time_left(s)}"
+        + (f"; {outage_text(s.outage)}" if s.outage else "")
     )
 
 
@@ -57,9 +59,18 @@ def _state(s: Summary) -> str:
     if s.run is None:
         return "none yet"
     if s.running:
-        return f"going on for {span_text(s.now - s.run.started)} (process {s.run.process})"
+        how = f"; {outage_text(s.outage)}" if s.outage else ""
+        return f"going on for {span_text(s.now - s.run.started)} (process {s.run.process}){how}"
     how = s.run.ended or "ended without a word (killed?); the same command goes on from there"
     return f"{clock_text(s.run.updated)} {how}"
+
+
+def outage_text(outage: OutageRecord) -> str:
+    """Say that the archive cannot be reached, and what the run does about it."""
+    since = f"the archive cannot be reached since {clock_text(outage['since'])}"
+    if outage["over_limit"]:
+        return f"{since}, longer than transfer.outage_hours: tiles become unreachable"
+    return f"{since}: the run waits and asks again by itself"
 
 
 def _failed(s: Summary) -> str:
