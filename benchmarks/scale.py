@@ -25,8 +25,11 @@ from pathlib import Path
 
 from needs import check_needs
 
+from desi_fits_to_parquet.columns import kinds_used
+from desi_fits_to_parquet.config import load_config
 from desi_fits_to_parquet.paths import marker_path, parquet_folder
 from desi_fits_to_parquet.records import tile_keys
+from desi_fits_to_parquet.settings import settings_fingerprint
 from desi_fits_to_parquet.tiles_csv import list_tiles
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -57,15 +60,22 @@ def probe_archive(archive):
     pass
 """
 
+SETTINGS = load_config(REPOSITORY / "config/schema.yaml", REPOSITORY / "config/config.yaml")
+
+# the shell fills in the number and the ETag; the next run finds nothing to do again
 MARKER = json.dumps(
-    {"outcome": "converted", "finished": 1.5e9, "bytes_archive": 227 << 20,
-     "bytes_fetched": 8 << 20, "bytes_parquet": 9 << 20, "reason": ""}, indent=1,
-)  # fmt: skip
+    {"survey": "main", "program": "dark", "healpix": "NUMBER", "order": 6, "pixel": "NUMBER",
+     "outcome": "converted", "finished": 1.5e9, "bytes_archive": 227 << 20,
+     "bytes_fetched": 8 << 20, "bytes_parquet": 9 << 20, "reason": "", "sha256": None,
+     "settings_fingerprint": settings_fingerprint(SETTINGS), "listed": "",
+     "sources": {k: {"etag": "$etag"} for k in (*kinds_used(SETTINGS), "sha256sum")}}, indent=1,
+).replace('"NUMBER"', "${snakemake_wildcards[healpix]}")  # fmt: skip
 
 SHELL = {
     "download_tile": 'mkdir -p "${snakemake_output[fits]}"',
     "fuse_tile": 'mkdir -p "${snakemake_output[parquet]}"',
-    "validate_tile": f"""cat > "${{snakemake_output[marker]}}" <<'END'
+    "validate_tile": f"""etag=$(printf %032x "${{snakemake_wildcards[healpix]}}")
+cat > "${{snakemake_output[marker]}}" <<END
 {MARKER}
 END""",
 }
@@ -84,11 +94,17 @@ def fuse_tile(tile, fits_folder, parquet_folder, settings):
     return {"outcome": None, "n_rows": 60, "figures": "x" * 300}
 """,
     "validate.py": """
+from desi_fits_to_parquet.columns import kinds_used
+
+
 def validate_tile(tile, fits_folder, parquet_folder, fuse_record, settings):
-    return {"survey": tile.survey, "program": tile.program, "healpix": tile.number,
+    etags = dict.fromkeys([*kinds_used(settings), "sha256sum"], {"etag": f"{tile.number:032x}"})
+    return {"sha256": "0" * 64, "settings_fingerprint": settings_fingerprint(settings),
+            "listed": "", "sources": etags,
+            "survey": tile.survey, "program": tile.program, "healpix": tile.number,
             "order": tile.order, "pixel": tile.pixel,
             "outcome": "converted", "finished": 1.5e9, "bytes_archive": 227 << 20,
-            "bytes_fetched": 8 << 20, "bytes_parquet": 9 << 20, "reason": "",
+            "bytes_fetched": 8 << 20, "bytes_parquet": 4, "reason": "",
             "figures": "x" * 2200}
 """,
 }
@@ -275,6 +291,7 @@ def measure_verify(folder: Path, tiles: int) -> dict[str, float]:
         marker = {
             **tile_keys(tile),
             "outcome": "converted",
+            "reason": "",
             "sha256": sha256(data).hexdigest(),
             "bytes_parquet": len(data),
         }

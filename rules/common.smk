@@ -1,11 +1,12 @@
 # Settings and functions that the rules share. No rule stands here.
 import os
 import sys
-from hashlib import sha256
+from functools import cache
 from pathlib import Path
 
 import yaml
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 # The scripts of the jobs import the library of this very checkout, wherever they run.
 SOURCE = str(Path(workflow.basedir) / "src")
@@ -21,7 +22,9 @@ from desi_fits_to_parquet.columns import kinds_used
 from desi_fits_to_parquet.config import ConfigError, check_config
 from desi_fits_to_parquet.archive.credentials import clear_environment
 from desi_fits_to_parquet.report.files import PAGES, TABLES
-from desi_fits_to_parquet.run.snakemake import shares_out
+from desi_fits_to_parquet.run.repair import find_stale, stale_text
+from desi_fits_to_parquet.run.snakemake import force, shares_out
+from desi_fits_to_parquet.settings import content_settings
 from desi_fits_to_parquet.tile import PROGRAMS, SURVEYS, tile_of
 from desi_fits_to_parquet.paths import (
     CATALOG,
@@ -29,6 +32,7 @@ from desi_fits_to_parquet.paths import (
     INDEX,
     MARGIN,
     fits_folder,
+    marker_path,
     parquet_folder,
 )
 from desi_fits_to_parquet.tiles_csv import (
@@ -36,6 +40,7 @@ from desi_fits_to_parquet.tiles_csv import (
     pack_sources,
     read_layout,
     read_sources,
+    sources_version,
 )
 
 try:
@@ -60,9 +65,7 @@ TILE = "{survey}/{program}/{healpix}"
 PARTITION = "{survey}-{program}/dataset/Norder={order}/Dir={group}/Npix={pixel}"
 
 # what a tile's Parquet depends on beside its sources: a change converts it again
-CONTENT_SETTINGS = {
-    key: config[key] for key in ("selection", "columns", "spectra", "precision")
-}
+CONTENT_SETTINGS = content_settings(config)
 
 
 # the kinds of a tile's files that the configuration uses
@@ -124,7 +127,7 @@ def tile_sources(wildcards):
 
 def tile_version(wildcards):
     """A short text that changes with the tile's files in the archive."""
-    return sha256(tile_sources(wildcards).encode()).hexdigest()[:16]
+    return sources_version(find_sources(wildcards))
 
 
 def on_cluster(**resources):
@@ -153,11 +156,32 @@ def download_minutes(wildcards):
     return 1 + tile_mb(wildcards) // 200
 
 
+@cache
+def find_stale_once(version):
+    """The tiles to be done again although they have markers, said and forced once a list."""
+    stale = find_stale(Path(RESULTS), config)
+    for line in stale_text(stale):
+        logger.warning(line)
+    return stale
+
+
+def redo_stale(listed):
+    """Have Snakemake do those tiles again whose markers do not tell what a run would make now.
+
+    Its own records do not suffice: they lie elsewhere, and are lost more easily than the results.
+    Nothing is removed here, where no lock is held; each job removes what it makes anew.
+    """
+    if workflow.is_main_process:
+        for finding in find_stale_once(Path(listed).stat().st_mtime_ns):
+            force(workflow, str(marker_path(Path(RESULTS), finding.tile)))
+
+
 def all_markers(wildcards):
     """The markers of all discovered tiles."""
     listed = checkpoints.discover_tiles.get().output.tiles
     try:
         tiles = list_tiles(listed)
+        redo_stale(listed)
     except ValueError as error:
         raise WorkflowError(str(error))
     return [

@@ -6,19 +6,20 @@ from pathlib import Path
 from desi_fits_to_parquet.archive.errors import ArchiveUnreachable
 from desi_fits_to_parquet.discover import relist_tiles
 from desi_fits_to_parquet.run.job_log import job_log
-from desi_fits_to_parquet.run.repair import clear_tile, find_failed
+from desi_fits_to_parquet.run.repair import NoRun, check_results, clear_tile, find_failed
 
 
 def main(snakemake):
     results = Path(snakemake.config["results"])
     with job_log(snakemake.log[0], "retry_failed") as log:
-        failed = find_failed(results)
         try:
+            check_results(results)
+            failed = find_failed(results)
             # the archive may have been mended since: other ETags, files that were missing
             relist_tiles(
                 snakemake.config["archive"], results / "tiles.csv", [tile for tile, _ in failed]
             )
-        except ArchiveUnreachable as error:
+        except (ArchiveUnreachable, NoRun) as error:
             log.error(f"nothing was cleared: {error}")
             sys.exit(1)
         for tile, problem in failed:

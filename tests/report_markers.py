@@ -7,6 +7,7 @@ import numpy as np
 
 from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES, OUTCOMES
 from desi_fits_to_parquet.records import tile_keys
+from desi_fits_to_parquet.settings import settings_fingerprint
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.tiles_csv import write_tiles
 
@@ -31,6 +32,8 @@ SETTINGS: dict[str, Any] = {
         "targets": None,
         "no_data": False,
     },
+    "columns": {"fibermap": "default"},
+    "spectra": {"cameras": "combined"},
     "precision": {"mode": "bounded", "flux_tolerance": 0.125, "ivar_bits": 8},
 }
 
@@ -79,7 +82,9 @@ def marker(tile: Tile, outcome: str) -> dict[str, Any]:
         "max_ivar_error_relative": 2**-9 * float(rng.uniform(0.999, 1)) if has_rows else None,
         "sha256": f"{tile.number:064x}" if has_parquet else None,
         "schema_fingerprint": "0f1e2d3c" if has_parquet else None,
+        "settings_fingerprint": settings_fingerprint(SETTINGS),
         "sources": {},
+        "listed": "",
         "audit": (
             {"checked_bytes": 448_000 * n_targets, "sha256_ok": True, "rows_ok": True}
             if has_parquet and rng.random() < 0.05

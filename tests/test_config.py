@@ -197,6 +197,17 @@ def test_a_release_is_named_by_a_file_that_needs_nothing_beside_it(path):
     assert f"config/releases/{path.name}" in text
 
 
+@pytest.mark.parametrize("results", ["/", "..", "../..", "//", "results/../.."])
+def test_a_results_folder_that_holds_the_runs_own_is_refused(results: str):
+    with pytest.raises(ConfigError, match=r"results is .* which holds the folder of this run"):
+        check_config({"results": results}, SCHEMA)
+
+
+@pytest.mark.parametrize("results", ["results", ".", "../beside", "/elsewhere/results"])
+def test_a_results_folder_may_lie_anywhere_else(results: str):
+    assert check_config({"results": results}, SCHEMA)["results"] == results
+
+
 def test_releases_differ_from_the_production_run_in_where_and_which_tiles_alone():
     assert [path.stem for path in RELEASES] == ["dr1", "dr2", "dr3", "edr"]
     for path in RELEASES:

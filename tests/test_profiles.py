@@ -59,6 +59,7 @@ def test_memory_is_asked_for_by_the_size_of_a_tile_where_something_shares_it_out
 
 def test_command_without_cores_runs_on_all_of_them(tmp_path: Path):
     work = checkout(tmp_path)
+    write_tiles(work.results / "tiles.csv", {})
     done = subprocess.run(
         [sys.executable, "-m", "snakemake", "verify"],
         cwd=work.folder, text=True, capture_output=True, check=True,
@@ -69,6 +70,7 @@ def test_command_without_cores_runs_on_all_of_them(tmp_path: Path):
 def test_job_imports_from_this_checkout_first_and_then_as_the_user_says(tmp_path: Path):
     work, own = checkout(tmp_path / "work"), tmp_path / "own"
     own.mkdir()
+    write_tiles(work.results / "tiles.csv", {})
     (own / "sitecustomize.py").write_text(  # what Python imports as it starts
         "import os, sys\n"
         f"with open({str(tmp_path / 'paths')!r}, 'a') as file:\n"

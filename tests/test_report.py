@@ -18,6 +18,7 @@ from desi_fits_to_parquet.report.build import build_report
 from desi_fits_to_parquet.report.files import PAGES, TABLES
 from desi_fits_to_parquet.report.landing import OBJTYPES, SPECTYPES, landing_text
 from desi_fits_to_parquet.report.tables import SUMMED, add_up, table_rows, write_tiles
+from desi_fits_to_parquet.settings import settings_fingerprint
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.tiles_csv import read_tiles
 
@@ -32,7 +33,7 @@ def build(folder, settings=SETTINGS):
 def totals_of(folder):
     """Make the tables alone, which takes no second."""
     tiles = list(read_tiles(folder / "tiles.csv"))
-    rows, left = table_rows(tiles, folder / "validated")
+    rows, left = table_rows(tiles, folder / "validated", settings_fingerprint(SETTINGS))
     return add_up(write_tiles(rows, folder / "report" / "tiles.parquet"), left)
 
 
@@ -271,6 +272,20 @@ def test_all_values_of_a_selection_are_those_that_the_schema_allows():
     assert tuple(selection["objtypes"]["items"]["enum"]) == OBJTYPES
 
 
+@pytest.mark.parametrize("change", [{"settings_fingerprint": "0" * 16}, None])
+def test_markers_of_other_settings_are_refused(tmp_path, change):
+    tiles = [Tile("main", "dark", number) for number in (4, 5)]
+    old = marker(tiles[0], "converted") | (change or {})
+    if change is None:  # as version 0.1 wrote them
+        del old["settings_fingerprint"]
+    write_run(tmp_path, markers=[old, marker(tiles[1], "converted")])
+    with pytest.raises(
+        ValueError, match=r"1 of 2 tiles were made with other settings.*main-dark-4"
+    ):
+        build(tmp_path)
+    assert not (tmp_path / "report").exists()
+
+
 @pytest.mark.parametrize(
     ("sha256_ok", "rows_ok", "passed"),
     [(True, True, True), (None, True, True), (False, True, False), (None, False, False)],
@@ -279,5 +294,5 @@ def test_an_audit_without_a_list_of_checksums_is_no_failure(tmp_path, sha256_ok,
     tile = Tile("main", "dark", 4)
     audit = {"checked_bytes": 5, "sha256_ok": sha256_ok, "rows_ok": rows_ok}
     write_run(tmp_path, markers=[marker(tile, "converted") | {"audit": audit}])
-    rows, _ = table_rows([tile], tmp_path / "validated")
+    rows, _ = table_rows([tile], tmp_path / "validated", settings_fingerprint(SETTINGS))
     assert rows[0]["audit_passed"] is passed

@@ -27,7 +27,7 @@ MARKER = {
     "bytes_fetched", "requests", "retries", "throttled", "bytes_parquet", "seconds_download",
     "seconds_fuse", "seconds_validate", "max_flux_error_sigma", "mean_flux_error_sigma",
     "max_ivar_error_relative", "sha256", "schema_fingerprint", "sources", "audit", "second_reader",
-    "finished",
+    "finished", "settings_fingerprint", "listed",
 }  # fmt: skip
 
 

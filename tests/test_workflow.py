@@ -7,6 +7,7 @@ import shutil
 import signal
 import socketserver
 import subprocess
+import tempfile
 import threading
 import urllib.error
 import urllib.request
@@ -243,7 +244,8 @@ def test_verify_names_damaged_parquet_and_the_next_run_makes_it_again(
     data = bytearray(flipped.read_bytes())
     data[100] ^= 1
     flipped.write_bytes(data)
-    text = work.run(finished.endpoint, "verify")
+    text = work.run(finished.endpoint, "verify", code=1)
+    assert "Traceback" not in text
     assert f"{PLAIN.name}.parquet is missing" in text
     assert f"{SHUFFLED.name}.parquet was altered" in text
     assert EMPTY.name not in text
@@ -251,7 +253,7 @@ def test_verify_names_damaged_parquet_and_the_next_run_makes_it_again(
     work.run(finished.endpoint, *WITHOUT_REPORT)
     assert work.parquet() == before
     assert marker_path(work.results, EMPTY).stat().st_mtime_ns == kept
-    assert find_damaged(work.results, progress=False) == []
+    assert find_damaged(work.results, progress=False) == ([], [])
 
 
 def test_retry_failed_does_the_failed_tiles_again_and_only_those(
@@ -440,6 +442,78 @@ def test_tile_that_left_the_archive_is_reported_and_its_parquet_kept(
     assert summary["not_in_tiles_csv"] == [SHUFFLED.name]
     assert summary["outcomes"]["converted"] == 2
     assert work.parquet() == before
+
+
+def test_without_snakemakes_records_other_settings_convert_again_all_that_depends_on_them(
+    work: Work, finished: Finished
+):
+    shutil.rmtree(work.folder / ".snakemake")
+    before = {tile: marker["finished"] for tile, marker in work.markers().items()}
+    assert "Nothing to be done" in work.run(finished.endpoint)
+    lossless = "precision={mode: lossless}"
+    text = work.run(finished.endpoint, *WITHOUT_REPORT, "--dry-run", config=lossless)
+    assert f"{len(EXPECTED)} tiles that were done are done again" in text
+    assert "made with other settings" in text
+    assert {tile: m["finished"] for tile, m in work.markers().items()} == before
+    for target in ("verify", "--unlock", "--lint"):
+        work.run(finished.endpoint, target, config=lossless)
+    assert {tile: m["finished"] for tile, m in work.markers().items()} == before
+    text = work.run(finished.endpoint, *WITHOUT_REPORT, config=lossless)
+    assert "made with other settings" in text
+    after = work.markers()
+    assert all(after[tile]["finished"] != before[tile] for tile in EXPECTED)
+    assert after[PLAIN]["max_flux_error_sigma"] == 0
+    assert "done again" not in work.run(finished.endpoint, *WITHOUT_REPORT, config=lossless)
+
+
+def test_only_what_differs_from_its_marker_is_done_again(work: Work, finished: Finished):
+    shutil.rmtree(work.folder / ".snakemake")
+    before, parquet = work.markers(), work.parquet()
+    work.parquet_path(PLAIN).write_bytes(b"PAR1")  # cut short
+    shutil.rmtree(work.parquet_path(SHUFFLED).parent)
+    other = json.loads(marker_path(work.results, EMPTY).read_text())
+    other["survey"], other["healpix"] = "../../..", 1  # edited
+    marker_path(work.results, EMPTY).write_text(json.dumps(other))
+    text = work.run(finished.endpoint, *WITHOUT_REPORT)
+    assert f"1 tiles that were done are done again ({PLAIN.name}): of each, its Parquet has" in text
+    assert f"({SHUFFLED.name}): of each, its Parquet is missing" in text
+    assert f"({EMPTY.name}): of each, its marker says that it is of ../../..-dark-1" in text
+    assert work.parquet() == parquet
+    after = work.markers()
+    redone = {tile for tile in before if after[tile]["finished"] != before[tile]["finished"]}
+    assert redone == {PLAIN, SHUFFLED, EMPTY}
+
+
+@pytest.mark.parametrize("target", ["verify", "retry_failed"])
+def test_repairs_refuse_a_folder_that_holds_no_run(work: Work, finished: Finished, target: str):
+    text = work.run(finished.endpoint, target, config="results=elsewhere", code=1)
+    assert "elsewhere holds no run" in text
+    assert "Traceback" not in text
+
+
+OTHER_DISK = Path("/dev/shm")  # noqa: S108
+
+
+@pytest.mark.skipif(
+    not OTHER_DISK.is_dir()
+    or OTHER_DISK.stat().st_dev == Path(tempfile.gettempdir()).stat().st_dev,
+    reason="needs a second file system",
+)
+def test_parquet_may_lie_on_another_disk_behind_a_link(
+    work: Work, finished: Finished, tmp_path: Path
+):
+    expected = work.parquet()
+    other = Path(tempfile.mkdtemp(dir=OTHER_DISK))
+    try:
+        for tile in EXPECTED:
+            work.forget(tile)
+        shutil.rmtree(work.results / "parquet")
+        (work.results / "parquet").symlink_to(other, target_is_directory=True)
+        work.run(finished.endpoint, *WITHOUT_REPORT)
+        assert {Path(name).name for name in expected} <= {p.name for p in other.rglob("*.parquet")}
+        assert "every Parquet is as its marker says" in work.run(finished.endpoint, "verify")
+    finally:
+        shutil.rmtree(other)
 
 
 def test_change_of_a_setting_converts_again_only_what_depends_on_it(work: Work, finished: Finished):

@@ -184,6 +184,12 @@ def _dotted(path: Iterable[Any]) -> str:
 
 def _contradictions(settings: Settings) -> Iterable[str]:
     """Find what a schema cannot express, such as ranges upside down and files not there."""
+    results = Path(settings["results"]).resolve()
+    if results == Path(results.root) or results in Path.cwd().parents:
+        yield (
+            f"results is {settings['results']!r}, which holds the folder of this run. Allowed: a "
+            "folder of its own."
+        )
     texts = {"results": settings["results"]} | {
         f"archive.{key}": value for key, value in settings["archive"].items()
     }

@@ -93,5 +93,5 @@ def read_json(path: Path) -> Any:
     """Read a JSON file; a broken one is named in the error."""
     try:
         return json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from error

@@ -12,6 +12,9 @@ from desi_fits_to_parquet.paths import OUTAGE
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.tiles_csv import Source
 
+PROVENANCE_KEY = "desi_fits_to_parquet"
+"""Key of the provenance in a Parquet's metadata: a JSON object, with the tile's `TileKeys`."""
+
 
 class TileKeys(TypedDict):
     """Which tile it is; `healpix` is the number that DESI's names carry."""
@@ -53,7 +56,9 @@ class TransferRecord(TypedDict):
     """What the download tells of itself in its record and in the marker.
 
     `bytes_archive` is the size of the files that are used, `bytes_fetched` what came over the
-    network; `retries` are requests sent again, `throttled` answers 429 or 503.
+    network; `retries` are requests sent again, `throttled` answers 429 or 503. `sources` are the
+    files as they were read, `listed` is the version of the tile in the list of tiles then
+    (`tiles_csv.sources_version`): one that was replaced meanwhile has other sources.
     """
 
     bytes_archive: int
@@ -62,6 +67,7 @@ class TransferRecord(TypedDict):
     retries: int
     throttled: int
     sources: dict[str, FetchedSource]
+    listed: str
     audit: AuditRecord | None
 
 
@@ -125,7 +131,8 @@ class Marker(TileKeys, TransferRecord, FusedRecord, PixelRecord):
     `sha256` is None and `bytes_parquet` is 0 where there is no Parquet. `n_outside` counts the rows
     whose position is not in the tile's pixel, 0 as a rule. Errors of flux are in units
     of the pixel's sigma; `finished` is in Unix seconds. `second_reader` says whether the second
-    reader compared the Parquet with the FITS too (see `second_reader.py`).
+    reader compared the Parquet with the FITS too (see `second_reader.py`). `settings_fingerprint`
+    is that of the settings that it was made with (`settings.settings_fingerprint`).
     """
 
     outcome: str
@@ -140,6 +147,7 @@ class Marker(TileKeys, TransferRecord, FusedRecord, PixelRecord):
     max_ivar_error_relative: float
     sha256: str | None
     schema_fingerprint: str
+    settings_fingerprint: str
     second_reader: bool
     finished: float
 
@@ -206,6 +214,7 @@ def empty_download(tile: Tile) -> DownloadRecord:
         "retries": 0,
         "throttled": 0,
         "sources": {},
+        "listed": "",
         "audit": None,
         "seconds": 0.0,
     }

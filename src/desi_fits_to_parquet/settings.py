@@ -4,7 +4,12 @@ What each of them means, what it allows and its default stand in `config/schema.
 these types to it.
 """
 
-from typing import Literal, TypedDict
+import json
+from hashlib import sha256
+from typing import Any, Literal, TypedDict
+
+OUTPUT_VERSION = 1
+"""To be raised when the same settings and files give another Parquet: all tiles are then redone."""
 
 
 class ArchiveSettings(TypedDict):
@@ -116,3 +121,30 @@ class Settings(TypedDict):
     transfer: TransferSettings
     resources: ResourcesSettings
     notify: NotifySettings
+
+
+def content_settings(settings: Settings) -> dict[str, Any]:
+    """Return the sections on which a tile's Parquet depends beside its files in the archive."""
+    return {
+        "selection": settings["selection"],
+        "columns": settings["columns"],
+        "spectra": settings["spectra"],
+        "precision": settings["precision"],
+    }
+
+
+def settings_fingerprint(settings: Settings) -> str:
+    """Return a short text that changes with what a Parquet depends on, `OUTPUT_VERSION` included.
+
+    A number counts as the same however it is written: 1 and 1.0.
+    """
+    facts = [OUTPUT_VERSION, _as_floats(content_settings(settings))]
+    return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _as_floats(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _as_floats(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_floats(item) for item in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

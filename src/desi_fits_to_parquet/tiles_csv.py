@@ -109,6 +109,11 @@ def pack_sources(sources: Sources) -> str:
     return json.dumps(facts, separators=(",", ":"))
 
 
+def sources_version(sources: Sources) -> str:
+    """Return a short text that changes with a tile's files."""
+    return hashlib.sha256(pack_sources(sources).encode()).hexdigest()[:16]
+
+
 def unpack_sources(text: str) -> Sources:
     """Return the files that `pack_sources` packed."""
     facts = json.loads(text)

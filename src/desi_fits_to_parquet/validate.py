@@ -45,7 +45,7 @@ from desi_fits_to_parquet.records import (
     tile_keys,
 )
 from desi_fits_to_parquet.second_reader import read_again
-from desi_fits_to_parquet.settings import Settings
+from desi_fits_to_parquet.settings import Settings, settings_fingerprint
 from desi_fits_to_parquet.tile import Tile, is_audited
 
 _SLACK = 1 + 1e-9
@@ -144,7 +144,9 @@ def validate_tile(
         "max_ivar_error_relative": errors.max_ivar_relative,
         "sha256": checksum,
         "schema_fingerprint": fingerprint(fields),
+        "settings_fingerprint": settings_fingerprint(settings),
         "sources": download["sources"],
+        "listed": download["listed"],
         "audit": download["audit"],
         "second_reader": second_reader,
         "finished": time.time(),

@@ -31,7 +31,7 @@ from desi_fits_to_parquet.paths import DOWNLOAD_RECORD
 from desi_fits_to_parquet.records import AuditRecord, DownloadRecord, empty_download
 from desi_fits_to_parquet.settings import Settings
 from desi_fits_to_parquet.tile import REQUIRED_KINDS, Tile
-from desi_fits_to_parquet.tiles_csv import Source, Sources
+from desi_fits_to_parquet.tiles_csv import Source, Sources, sources_version
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +86,7 @@ def download_tile(tile: Tile, sources: Sources, settings: Settings, folder: Path
     folder.mkdir(parents=True, exist_ok=True)
     record = empty_download(tile)
     record["mode"] = settings["transfer"]["mode"]
+    record["listed"] = sources_version(sources)
     fetched = None
     with Link(settings["archive"], settings["transfer"]) as link:
         try:

@@ -7,12 +7,9 @@ from desi_fits_to_parquet import __version__
 from desi_fits_to_parquet.columns import kinds_used
 from desi_fits_to_parquet.formats.fits import Fits
 from desi_fits_to_parquet.record.schema import FINGERPRINT_KEY, Field, fingerprint, votable
-from desi_fits_to_parquet.records import DownloadRecord, tile_keys
-from desi_fits_to_parquet.settings import Settings
+from desi_fits_to_parquet.records import PROVENANCE_KEY, DownloadRecord, tile_keys
+from desi_fits_to_parquet.settings import Settings, content_settings
 from desi_fits_to_parquet.tile import Tile
-
-KEY = "desi_fits_to_parquet"
-"""Key of the provenance in the file's metadata: a JSON object."""
 
 
 def file_metadata(
@@ -54,14 +51,11 @@ def file_metadata(
             if kind in sources
         },
         "pipeline": {kind: pipeline_versions(fits) for kind, fits in headers.items()},
-        "settings": {
-            section: settings[section]
-            for section in ("selection", "columns", "spectra", "precision")
-        },
+        "settings": content_settings(settings),
         "licence": "DESI data: CC BY 4.0, DESI Collaboration",
     }
     return {
-        KEY: json.dumps(provenance, sort_keys=True, separators=(",", ":")),
+        PROVENANCE_KEY: json.dumps(provenance, sort_keys=True, separators=(",", ":")),
         FINGERPRINT_KEY: fingerprint(fields),
         # astropy reads text of this width; without it, text that is null stops it
         **{f"table::len::{field.name}": str(field.width) for field in fields if field.width},

@@ -24,7 +24,7 @@ from desi_fits_to_parquet.report.tables import (
     write_csv,
     write_tiles,
 )
-from desi_fits_to_parquet.settings import Settings
+from desi_fits_to_parquet.settings import Settings, settings_fingerprint
 from desi_fits_to_parquet.tiles_csv import IDENTITY, list_tiles
 
 
@@ -53,7 +53,7 @@ def build_report(results: Path, report_folder: Path, settings: Settings) -> dict
         Where totals are not the sums over the markers.
     """
     tiles = list_tiles(results / "tiles.csv")
-    rows, left = table_rows(tiles, results / "validated")
+    rows, left = table_rows(tiles, results / "validated", settings_fingerprint(settings))
     table = write_tiles(rows, report_folder / "tiles.parquet")
     summary = add_up(table, left)
     write_json(report_folder / "summary.json", summary)

@@ -91,7 +91,9 @@ _COPIED = tuple(name for name in SCHEMA.names if not name.startswith("audit"))
 _N_NAMED = 10
 
 
-def table_rows(tiles: Sequence[Tile], folder: Path) -> tuple[list[dict[str, Any]], list[Tile]]:
+def table_rows(
+    tiles: Sequence[Tile], folder: Path, fingerprint: str
+) -> tuple[list[dict[str, Any]], list[Tile]]:
     """Read the markers of all tiles, as rows of `tiles.parquet`.
 
     Parameters
@@ -100,6 +102,8 @@ def table_rows(tiles: Sequence[Tile], folder: Path) -> tuple[list[dict[str, Any]
         The discovered tiles.
     folder
         Holds the markers, `{survey}/{program}/{healpix}.json`.
+    fingerprint
+        That of the settings of the report (`settings.settings_fingerprint`).
 
     Returns
     -------
@@ -111,7 +115,8 @@ def table_rows(tiles: Sequence[Tile], folder: Path) -> tuple[list[dict[str, Any]
     Raises
     ------
     ValueError
-        Where a tile has no marker, or a marker is broken or contradicts itself or its path.
+        Where a tile has no marker, or a marker is broken, contradicts itself or its path, or is of
+        other settings.
     """
     found = {
         (path.parent.parent.name, path.parent.name, int(path.stem)): path
@@ -123,7 +128,19 @@ def table_rows(tiles: Sequence[Tile], folder: Path) -> tuple[list[dict[str, Any]
             f"{folder}: {len(missing)} of {len(tiles)} discovered tiles have no marker: "
             f"{_named(missing)}; run the workflow to its end, then make the report again"
         )
-    rows = [_row(tile, found[tile[:3]]) for tile in tiles]
+    others: list[Tile] = []
+    rows = []
+    for tile in tiles:
+        row = _row(tile, found[tile[:3]])
+        rows.append(row)
+        if row.pop("settings_fingerprint") != fingerprint:
+            others.append(tile)
+    if others:
+        raise ValueError(
+            f"{folder}: {len(others)} of {len(tiles)} tiles were made with other settings than the "
+            f"report is asked for, or by another version: {_named(others)}; run the workflow, "
+            "which makes them again and then the report"
+        )
     left = found.keys() - {tile[:3] for tile in tiles}
     return rows, sorted(Tile(*names) for names in left)
 
@@ -146,6 +163,7 @@ def _row(tile: Tile, path: Path) -> dict[str, Any]:
     if (outcome == "converted" and size == 0) or (outcome in FAILED_OUTCOMES and size != 0):
         raise ValueError(f"{path}: outcome {outcome} contradicts bytes_parquet {size}")
     row = {name: marker[name] for name in _COPIED}
+    row["settings_fingerprint"] = marker.get("settings_fingerprint")
     row["bytes_causes"] = list(row["bytes_causes"].items())
     audit = marker["audit"]
     row["audited"] = audit is not None

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from desi_fits_to_parquet.files import read_json
 from desi_fits_to_parquet.outcomes import OUTCOMES
 from desi_fits_to_parquet.records import Marker
-from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.tile import PROGRAMS, SURVEYS, Tile
 from desi_fits_to_parquet.tiles_csv import list_tiles, read_layout
 
 
@@ -17,6 +17,27 @@ def read_markers(results: Path) -> Iterator[Marker]:
     """Read all markers of a results folder, sorted by their path."""
     for path in sorted((results / "validated").glob("*/*/*.json")):
         yield read_json(path)
+
+
+def tile_markers(results: Path) -> Iterator[tuple[Path, Tile | None]]:
+    """Give the paths of all markers, sorted, and whose each is by its place, whatever it says.
+
+    The tile is None where the place is no tile's.
+    """
+    layout = layout_of(results / "tiles.csv")
+    for path in sorted((results / "validated").glob("*/*/*.json")):
+        yield path, _tile_at(path, layout)
+
+
+def _tile_at(path: Path, layout: str) -> Tile | None:
+    survey, program, name = path.parts[-3:]
+    if survey not in SURVEYS or program not in PROGRAMS or not path.stem.isdecimal():
+        return None
+    tile = Tile(survey, program, int(path.stem), layout)
+    try:
+        return tile if name == f"{tile.number}.json" and tile.order >= 0 else None
+    except ValueError:  # no pixel of any order
+        return None
 
 
 LONGEST = 1 << 20

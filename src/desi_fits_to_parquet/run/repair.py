@@ -1,17 +1,25 @@
 """Finding what was damaged or failed in a results folder, and clearing it for the next run."""
 
+import json
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from desi_fits_to_parquet.files import sha256_of
-from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES
-from desi_fits_to_parquet.paths import fits_folder, marker_path, parquet_folder
-from desi_fits_to_parquet.records import Marker, record_tile
-from desi_fits_to_parquet.run.markers import layout_of, read_markers
+from desi_fits_to_parquet.columns import kinds_used
+from desi_fits_to_parquet.files import read_json, sha256_of
+from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES, OUTCOMES
+from desi_fits_to_parquet.paths import fits_folder, marker_path, parquet_folder, parquet_path
+from desi_fits_to_parquet.records import PROVENANCE_KEY, Marker, TileKeys, tile_keys
+from desi_fits_to_parquet.run.markers import layout_of, tile_markers
+from desi_fits_to_parquet.settings import Settings, settings_fingerprint
+from desi_fits_to_parquet.text import neutral
 from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.tiles_csv import Sources, list_tiles, read_sources, sources_version
+
+N_NAMED = 5
+"""So many tiles are named in a line; the rest is counted."""
 
 
 class Finding(NamedTuple):
@@ -19,6 +27,10 @@ class Finding(NamedTuple):
 
     tile: Tile
     problem: str
+
+
+class NoRun(Exception):
+    """A folder holds no run."""
 
 
 class OldResults(Exception):
@@ -43,16 +55,116 @@ def refuse_old_results(results: Path) -> None:
 
 
 def find_failed(results: Path) -> list[Finding]:
-    """Return the tiles whose outcome is a failure, with outcome and reason."""
+    """Return the tiles whose outcome is a failure, with outcome and reason.
+
+    A marker that cannot be read, or is another tile's, is left to the next run (`find_stale`).
+    """
+    failed = []
+    for path, tile in tile_markers(results):
+        marker, _ = _read(path, tile)
+        if tile and marker and marker["outcome"] in FAILED_OUTCOMES:
+            failed.append(Finding(tile, f"{marker['outcome']}: {marker['reason']}"))
+    return failed
+
+
+def find_stale(results: Path, settings: Settings) -> list[Finding]:
+    """Return the discovered tiles whose marker does not tell what a run would make now.
+
+    Settings, the tile's files in the archive as listed, and the Parquet's size are compared with
+    what the marker says; its bytes are compared by `find_damaged`. 30,000 tiles take 3 s. A tile
+    without a marker is none of these.
+
+    Parameters
+    ----------
+    results
+        The results folder, with the list of tiles.
+    settings
+        The checked configuration.
+
+    Returns
+    -------
+    list of Finding
+        In the order of the list.
+
+    Raises
+    ------
+    ValueError
+        Where the list of tiles is broken.
+    """
+    listed = results / "tiles.csv"
+    kinds = {*kinds_used(settings), "sha256sum"}
+    wanted = settings_fingerprint(settings)
+    stale = []
+    for tile in list_tiles(listed):
+        path = marker_path(results, tile)
+        if path.exists():
+            marker, problem = _read(path, tile)
+            if marker:
+                problem = _difference(marker, wanted, read_sources(listed, tile, kinds))
+                problem = problem or _wrong_size(results, tile, marker)
+            if problem:
+                stale.append(Finding(tile, problem))
+    return stale
+
+
+UNREADABLE = "its marker cannot be read"
+
+OTHER_SETTINGS = "it was made with other settings, or by another version of this project"
+
+
+def _difference(marker: Marker, wanted: str, sources: Sources) -> str:
+    """Say in what a marker differs from a run that is asked for now."""
+    if marker.get("settings_fingerprint") != wanted:
+        return OTHER_SETTINGS
+    try:
+        if marker["listed"] == sources_version(sources):
+            return ""
+        read = {kind: source["etag"] for kind, source in marker["sources"].items()}
+    except (KeyError, TypeError, AttributeError):
+        return UNREADABLE
+    if read != {kind: source["etag"] for kind, source in sources.items()}:
+        return "its files in the archive are others"
+    return ""
+
+
+def _wrong_size(results: Path, tile: Tile, marker: Marker) -> str:
+    if not marker["sha256"]:
+        return ""
+    try:
+        size = parquet_path(tile, parquet_folder(results, tile)).stat().st_size
+    except OSError:
+        return "its Parquet is missing"
+    return "" if size == marker["bytes_parquet"] else "its Parquet has another size"
+
+
+def stale_text(stale: Sequence[Finding]) -> list[str]:
+    """Say in a line a problem which tiles are done again."""
+    tiles: dict[str, list[str]] = {}
+    for tile, problem in stale:
+        tiles.setdefault(problem, []).append(tile.name)
     return [
-        Finding(record_tile(marker), f"{marker['outcome']}: {marker['reason']}")
-        for marker in read_markers(results)
-        if marker["outcome"] in FAILED_OUTCOMES
+        f"{len(names):,} tiles that were done are done again ({', '.join(names[:N_NAMED])}"
+        f"{', ...' if len(names) > N_NAMED else ''}): of each, {problem}"
+        for problem, names in tiles.items()
     ]
 
 
-def find_damaged(results: Path, threads: int = 4, progress: bool = True) -> list[Finding]:
-    """Compare every Parquet with the checksum in its marker.
+def check_results(results: Path) -> None:
+    """Assert that a folder holds a run.
+
+    Raises
+    ------
+    NoRun
+        With a sentence, where it does not.
+    """
+    if not (results / "tiles.csv").is_file():
+        raise NoRun(f"{results} holds no run: it has no tiles.csv (see the setting results)")
+
+
+def find_damaged(
+    results: Path, threads: int = 4, progress: bool = True
+) -> tuple[list[Finding], list[Path]]:
+    """Compare every marker with its place, and every Parquet with its marker.
 
     Parameters
     ----------
@@ -65,49 +177,92 @@ def find_damaged(results: Path, threads: int = 4, progress: bool = True) -> list
 
     Returns
     -------
-    list of Finding
-        Tiles whose Parquet is missing, altered or not alone in its folder, sorted.
+    damaged : list of Finding
+        Tiles whose marker is broken or another tile's, or whose Parquet is missing, altered,
+        another tile's or not alone in its folder, sorted.
+    strange : list of Path
+        Files in places of markers that are no tile's.
     """
     from tqdm import tqdm
 
-    markers = list(read_markers(results))
+    markers = list(tile_markers(results))
     with ThreadPoolExecutor(threads) as pool:
-        checks = pool.map(lambda marker: _damage(results, marker), markers)
+        checks = pool.map(lambda item: _damage(results, *item), markers)
         bar = tqdm(checks, "verify", len(markers), unit="tile", disable=not progress, mininterval=1)
-        found = [finding for finding in bar if finding is not None]
-    return sorted(found)
+        found = [
+            Finding(tile, problem)
+            for (_, tile), problem in zip(markers, bar, strict=True)
+            if tile and problem
+        ]
+    return sorted(found), [path for path, tile in markers if tile is None]
 
 
-def _damage(results: Path, marker: Marker) -> Finding | None:
-    tile = record_tile(marker)
+def _damage(results: Path, path: Path, tile: Tile | None) -> str:
+    """Say what is wrong with a tile, empty where nothing is."""
+    marker, problem = _read(path, tile)
+    if tile is None or marker is None:
+        return problem
     folder = parquet_folder(results, tile)
     expected = {f"{tile.name}.parquet"} if marker["sha256"] else set()
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     there.discard(".snakemake_timestamp")  # Snakemake's own, in every folder that it made
     if missing := expected - there:
-        return Finding(tile, f"{missing.pop()} is missing")
+        return f"{missing.pop()} is missing"
     if extra := there - expected:
-        return Finding(tile, f"{min(extra)} does not belong in {folder.relative_to(results)}")
+        return f"{neutral(min(extra))} does not belong in {folder.relative_to(results)}"
     if not marker["sha256"]:
-        return None
-    path = folder / expected.pop()
-    found = sha256_of(path)
+        return ""
+    file = parquet_path(tile, folder)
+    owner = _owner(file)
+    if owner not in ("", tile.name):
+        return f"{file.name} is the Parquet of {owner}"
+    found = sha256_of(file)
     if found != marker["sha256"]:
-        return Finding(
-            tile,
-            f"{path.name} was altered: {path.stat().st_size} bytes with sha256 {found[:12]}..., "
-            f"its marker says {marker['bytes_parquet']} bytes and {marker['sha256'][:12]}...",
+        return (
+            f"{file.name} was altered: {file.stat().st_size} bytes with sha256 {found[:12]}..., "
+            f"its marker says {marker['bytes_parquet']} bytes and {marker['sha256'][:12]}..."
         )
-    return None
+    return ""
+
+
+def _read(path: Path, tile: Tile | None) -> tuple[Marker | None, str]:
+    """Read a marker; where it is broken or not of this tile, None and what is wrong."""
+    try:
+        marker = read_json(path)
+        stated = {key: marker[key] for key in TileKeys.__annotations__}
+        size = marker["bytes_parquet"], marker["sha256"]
+        known = marker["outcome"] in OUTCOMES and isinstance(marker["reason"], str)
+        whole = isinstance(size[0], int) and isinstance(size[1], str | None)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, UNREADABLE
+    if tile is None or stated != tile_keys(tile):
+        said = "-".join(str(stated[key]) for key in ("survey", "program", "healpix"))
+        return None, f"its marker says that it is of {neutral(said)[:100]}"
+    if not (known and whole):
+        return None, UNREADABLE
+    return marker, ""
+
+
+def _owner(path: Path) -> str:
+    """Return the name of the tile whose Parquet a file is, as its metadata say; empty where none.
+
+    A file that is not even Parquet says nothing; its checksum tells that.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        keys = json.loads((pq.read_metadata(path).metadata or {})[PROVENANCE_KEY.encode()])
+        return neutral(f"{keys['survey']}-{keys['program']}-{keys['healpix']}")[:100]
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def clear_tile(results: Path, tile: Tile) -> None:
     """Remove what was made of a tile, the marker first, so that the next run does it again."""
     marker_path(results, tile).unlink(missing_ok=True)
-    folder = parquet_folder(results, tile)
-    if folder.exists():
-        shutil.rmtree(folder)
-    _clear_temporary(results, tile)
+    _remove_folder(parquet_folder(results, tile))
+    _remove_folder(fits_folder(results, tile))
 
 
 def find_leftovers(results: Path) -> Iterator[Tile]:
@@ -134,13 +289,15 @@ def remove_leftovers(results: Path, busy: Collection[Tile]) -> None:
     """
     for tile in find_leftovers(results):
         if tile not in busy:
-            _clear_temporary(results, tile)
+            _remove_folder(fits_folder(results, tile))
     for unfinished in ("fits/*/*/.*.part", "parquet/*/dataset/*/*/.*.part"):
         for path in results.glob(unfinished):
-            shutil.rmtree(path)
+            _remove_folder(path)
 
 
-def _clear_temporary(results: Path, tile: Tile) -> None:
-    fits = fits_folder(results, tile)
-    if fits.exists():
-        shutil.rmtree(fits)
+def _remove_folder(folder: Path) -> None:
+    """Remove a folder of a tile; where a link stands in its place, only the link."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)

@@ -51,6 +51,7 @@ NEEDED = (
     Place("workflow:Workflow.dag"),
     Place("settings.types:ResourceSettings.nodes"),
     Place("dag:DAG.needrun_jobs", "self exclude_finished"),
+    Place("dag:DAG.forcefiles"),
     Place("scheduling.job_scheduler:JobScheduler.exit_gracefully", "self args"),
 )
 
@@ -200,6 +201,14 @@ def jobs_to_do(workflow: Workflow) -> Iterator[Job]:
     """Return the jobs that Snakemake is going to do, as far as it knows them yet."""
     jobs: Iterator[Job] = workflow.dag.needrun_jobs()
     return jobs
+
+
+def force(workflow: Workflow, path: str) -> None:
+    """Have the job that makes a file done again, as `--forcerun` with its name does.
+
+    To be called while the graph is made. The file is not touched before its job begins.
+    """
+    workflow.dag.forcefiles.add(path)
 
 
 def ending(workflow: Workflow, end_waiting: Callable[[], None]) -> Callable[..., None]:
