@@ -1,5 +1,7 @@
 """The outcomes that a tile can have: a closed list, each tile ends in exactly one."""
 
+from desi_fits_to_parquet.text import neutral
+
 OUTCOMES = {
     "converted": "at least one row, validated",
     "no_targets": "read in full, nothing selected",
@@ -48,9 +50,9 @@ class BadTile(Exception):
     def __init__(self, outcome: str, reason: str) -> None:
         if outcome not in FAILED_OUTCOMES:
             raise ValueError(f"{outcome!r} is not a failed outcome: {', '.join(FAILED_OUTCOMES)}")
-        super().__init__(outcome, reason)
         self.outcome = outcome
-        self.reason = reason
+        self.reason = neutral(reason)  # it may quote the file
+        super().__init__(outcome, self.reason)
 
     def __str__(self) -> str:
         return f"{self.outcome}: {self.reason}"

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from desi_fits_to_parquet.files import atomic_path
 from desi_fits_to_parquet.outcomes import ADVICE, FAILED_OUTCOMES, OUTCOMES
 from desi_fits_to_parquet.records import record_tile
+from desi_fits_to_parquet.text import neutral
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.tiles_csv import IDENTITY
 
@@ -163,6 +164,7 @@ def _row(tile: Tile, path: Path) -> dict[str, Any]:
     if (outcome == "converted" and size == 0) or (outcome in FAILED_OUTCOMES and size != 0):
         raise ValueError(f"{path}: outcome {outcome} contradicts bytes_parquet {size}")
     row = {name: marker[name] for name in _COPIED}
+    row["reason"] = neutral(row["reason"])  # failed.csv is looked at in terminals
     row["settings_fingerprint"] = marker.get("settings_fingerprint")
     row["bytes_causes"] = list(row["bytes_causes"].items())
     audit = marker["audit"]

@@ -8,9 +8,13 @@ import json
 import logging
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
+
+from desi_fits_to_parquet.text import neutral
 
 LOGGER = "desi_fits_to_parquet"
 
@@ -33,6 +37,21 @@ class _JsonLines(logging.Formatter):
             line["error"] = getattr(record.exc_info[0], "__name__", "")
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
+
+
+class _Neutral(logging.Formatter):
+    """For a terminal: messages may quote files and servers."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return neutral(super().format(record))
+
+
+def _print_neutral(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print what ends the process as Python does, but with nothing in it that a terminal obeys."""
+    text = "".join(traceback.format_exception(kind, error, trace))
+    print("\n".join(map(neutral, text.rstrip().split("\n"))), file=sys.stderr)  # noqa: T201
 
 
 @contextmanager
@@ -59,7 +78,7 @@ def job_log(path: str | Path, stage: str, tile: str = "") -> Iterator[logging.Lo
     file.setFormatter(_JsonLines(stage, tile))
     screen = logging.StreamHandler(sys.stderr)
     screen.setLevel(logging.WARNING)
-    screen.setFormatter(logging.Formatter(f"{stage} {tile}: %(message)s".replace(" :", ":")))
+    screen.setFormatter(_Neutral(f"{stage} {tile}: %(message)s".replace(" :", ":")))
     logger = logging.getLogger(LOGGER)
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -68,7 +87,8 @@ def job_log(path: str | Path, stage: str, tile: str = "") -> Iterator[logging.Lo
     try:
         yield logger
     except Exception:
-        screen.setLevel(logging.CRITICAL)  # Python prints the traceback itself
+        screen.setLevel(logging.CRITICAL)  # the traceback is printed as the process ends
+        sys.excepthook = _print_neutral
         logger.exception("the job crashed")
         raise
     finally:

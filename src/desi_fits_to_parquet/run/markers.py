@@ -9,6 +9,7 @@ from typing import NamedTuple
 from desi_fits_to_parquet.files import read_json
 from desi_fits_to_parquet.outcomes import OUTCOMES
 from desi_fits_to_parquet.records import Marker
+from desi_fits_to_parquet.text import neutral
 from desi_fits_to_parquet.tile import PROGRAMS, SURVEYS, Tile
 from desi_fits_to_parquet.tiles_csv import list_tiles, read_layout
 
@@ -113,8 +114,8 @@ def read_brief(path: Path | str) -> Brief | None:
         brief = _pick_fields(data) or _parse_fields(data)
         if brief.outcome not in OUTCOMES:
             raise ValueError(f"unknown outcome {brief.outcome!r}")
-        return brief
-    except (ValueError, KeyError, TypeError) as error:
+        return brief._replace(reason=neutral(brief.reason)) if brief.reason else brief
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path}: no marker of this version ({error!r}); delete it and run again"
         ) from error
@@ -122,7 +123,10 @@ def read_brief(path: Path | str) -> Brief | None:
 
 def _parse_fields(data: bytes) -> Brief:
     marker = json.loads(data)
-    return Brief(*[marker[name] for name in Brief._fields])
+    outcome, finished, archive, fetched, parquet, reason = (marker[k] for k in Brief._fields)
+    return Brief(
+        str(outcome), float(finished), int(archive), int(fetched), int(parquet), str(reason)
+    )
 
 
 def _pick_fields(data: bytes) -> Brief | None:
@@ -147,7 +151,7 @@ def _pick_fields(data: bytes) -> Brief | None:
         int(archive),
         int(fetched),
         int(parquet),
-        "" if reason == b'""' else json.loads(reason),
+        "" if reason == b'""' else str(json.loads(reason)),
     )
 
 

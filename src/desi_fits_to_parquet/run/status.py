@@ -7,6 +7,7 @@ from pathlib import Path
 
 from desi_fits_to_parquet.run.summary import summarize_results
 from desi_fits_to_parquet.run.wording import summary_lines
+from desi_fits_to_parquet.text import neutral
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # `make status | head -1`
         sys.stdout = None
     except (OSError, ValueError) as error:  # a list or a marker that somebody cut
-        print(error)  # noqa: T201  (likewise)
+        print(neutral(str(error)))  # noqa: T201  (likewise)
         return 2
     return 0
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from desi_fits_to_parquet.records import OutageRecord
 from desi_fits_to_parquet.run.summary import Summary
+from desi_fits_to_parquet.text import neutral
 from desi_fits_to_parquet.units import size_text
 
 
@@ -25,7 +26,7 @@ def summary_lines(summary: Summary) -> list[str]:
         f"time left  {_time_left(s)}",
     ]
     lines += [f"problem    {_one_line(problem)}" for problem in s.problems]
-    return lines
+    return [neutral(line) for line in lines]
 
 
 def fit_lines(lines: Sequence[str], columns: int, rows: int) -> list[str]:
