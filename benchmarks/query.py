@@ -25,10 +25,13 @@ from query_tree import N_BRIGHT, N_DARK, REAL_EVERY, REPOSITORY, ROWS, write_tre
 
 from desi_fits_to_parquet.files import write_json
 from desi_fits_to_parquet.paths import CATALOG
+from desi_fits_to_parquet.readers import read_rows
 
 N_TARGETS = 100
 
 CONE_DEG = 0.1
+
+PIXELS = ["flux", "ivar", "mask"]
 
 GOALS: dict[str, tuple[str, Callable[[float], bool], str]] = {
     "cone_s": ("<= 0.2", lambda v: v <= 0.2, "targets within 0.1 degree, by ranges of pixels"),
@@ -133,10 +136,16 @@ def measure_queries(results: Path) -> dict[str, float]:
         ).fetchnumpy()
 
     def targetid() -> Any:
+        return find_targets(database, catalog, targets, "targetid, survey, program, z, file, row")
+
+    def whole_rows() -> Any:
         return find_targets(database, catalog, targets, "*")
 
     def spectra() -> Any:
         return read_spectra(database, results, catalog, targets)
+
+    def spectra_by_duckdb() -> Any:
+        return ask_spectra(database, results, catalog, targets)
 
     separation = np.hypot(
         (places["target_ra"] - ra) * np.cos(np.radians(dec)), places["target_dec"] - dec
@@ -145,12 +154,14 @@ def measure_queries(results: Path) -> dict[str, float]:
     assert len(redshift()["z"]) > 1000
     assert set(targetid()["targetid"].tolist()) == set(targets)
     assert {len(flux) for flux in spectra()["flux"]} == {7751}
-    assert len(spectra()["flux"]) == N_TARGETS
+    assert len(spectra()) == len(spectra_by_duckdb()) == N_TARGETS
     return {
         "cone_s": seconds(cone),
         "redshift_s": seconds(redshift),
         "targetid_s": seconds(targetid),
+        "targetid_all_columns_s": seconds(whole_rows),
         "spectra_100_s": seconds(spectra),
+        "spectra_100_by_duckdb_s": seconds(spectra_by_duckdb),
     }
 
 
@@ -177,43 +188,43 @@ def cone_query(catalog: str, ra: float, dec: float, radius: float) -> str:
         f"_healpix_29 BETWEEN {int(run[0]) << shift} AND {((int(run[-1]) + 1) << shift) - 1}"
         for run in runs
     )
+    east, north = f"(target_ra - {ra}) * cos(radians({dec}))", f"target_dec - {dec}"
     return (
         "SELECT targetid, target_ra, target_dec, z, survey, program, file, row"
-        f" FROM {catalog} WHERE ({ranges}) AND hypot((target_ra - {ra}) * cos(radians({dec})),"
-        f" target_dec - {dec}) < {radius}"
+        f" FROM {catalog} WHERE ({ranges})"
+        f" AND sqrt(pow({east}, 2) + pow({north}, 2)) < {radius}"
     )
 
 
 def find_targets(
     database: duckdb.DuckDBPyConnection, catalog: str, targets: list[int], columns: str
 ) -> Any:
-    """Find targets in two steps: where they stand, by TARGETID alone; then what stands there."""
+    """Look targets up in the catalogue."""
     wanted = ", ".join(map(str, targets))
-    files, rows = database.sql(
-        f"SELECT filename, file_row_number FROM read_parquet({catalog}, file_row_number = true)"
-        f" WHERE targetid IN ({wanted})"
-    ).fetchnumpy().values()  # fmt: skip
-    numbers = ", ".join(map(str, rows.tolist()))
-    names = ", ".join(f"'{name}'" for name in sorted(set(files.tolist())))
     return database.sql(
-        f"SELECT {columns} FROM read_parquet([{names}], file_row_number = true)"
-        f" WHERE file_row_number IN ({numbers}) AND targetid IN ({wanted})"
+        f"SELECT {columns} FROM {catalog} WHERE targetid IN ({wanted})"
     ).fetchnumpy()
 
 
 def read_spectra(
     database: duckdb.DuckDBPyConnection, results: Path, catalog: str, targets: list[int]
 ) -> Any:
-    """Read the dark spectra of targets: from the catalogue to the files, from these the rows."""
-    wanted = ", ".join(map(str, targets))
-    files = database.sql(
-        f"SELECT DISTINCT file FROM {catalog} WHERE targetid IN ({wanted}) AND program = 'dark'"
-    ).fetchnumpy()["file"]  # fmt: skip
-    names = ", ".join(f"'{results}/{name}'" for name in files.tolist())
+    """Read the dark spectra of targets: from the catalogue to the rows of the files."""
+    found = find_targets(database, catalog, targets, "program, file, row")
+    dark = found["program"] == "dark"
+    return read_rows(results, found["file"][dark], found["row"][dark], PIXELS)
+
+
+def ask_spectra(
+    database: duckdb.DuckDBPyConnection, results: Path, catalog: str, targets: list[int]
+) -> Any:
+    """Read the same with DuckDB alone."""
+    found = find_targets(database, catalog, targets, "program, file")
+    names = [f"'{results}/{name}'" for name in np.unique(found["file"][found["program"] == "dark"])]
     return database.sql(
-        f"SELECT targetid, flux, ivar, mask FROM read_parquet([{names}])"
-        f" WHERE targetid IN ({wanted})"
-    ).fetchnumpy()
+        f"SELECT {', '.join(PIXELS)} FROM read_parquet([{', '.join(names)}])"
+        f" WHERE targetid IN ({', '.join(map(str, targets))})"
+    ).to_arrow_table()
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from desi_fits_to_parquet.collection.margin import MARGIN_ARCSEC, find_margin
 from desi_fits_to_parquet.collection.primary import find_primary
 from desi_fits_to_parquet.config import load_config
 from desi_fits_to_parquet.paths import CATALOG, INDEX, MARGIN, parquet_folder
+from desi_fits_to_parquet.readers import read_rows
 from desi_fits_to_parquet.record.schema import HATS_INDEX, record_fields
 from desi_fits_to_parquet.tile import Tile
 
@@ -65,6 +66,10 @@ def run(tmp_path: Path, written: Path) -> tuple[Path, list[Tile]]:
 def read_catalog(results: Path, name: str = CATALOG) -> pa.Table:
     paths = sorted((results / name).rglob("Npix=*.parquet"), key=lambda p: int(p.stem[5:]))
     return pa.concat_tables([pq.ParquetFile(path).read() for path in paths])
+
+
+def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    pq.write_table(change(pq.ParquetFile(path).read()), path)
 
 
 def all_bytes(results: Path) -> dict[str, bytes]:
@@ -377,7 +382,11 @@ def test_the_spectra_are_a_catalogue_of_the_tiles_with_a_parquet(run: Any, setti
     [
         (lambda path: path.unlink(), "is not there: snakemake verify"),
         (lambda path: path.write_bytes(b"PAR1"), "cannot be read"),
-        (lambda path: pq.write_table(pq.ParquetFile(path).read().slice(3), path), "17 rows, 20"),
+        (lambda path: rewrite(path, lambda table: table.slice(3)), "17 rows, 20"),
+        (
+            lambda path: rewrite(path, lambda table: table.drop_columns(["z"])),
+            "lacks z: other settings",
+        ),
     ],
 )
 def test_a_tile_that_is_not_what_its_marker_says_ends_the_build_with_its_name(
@@ -441,10 +450,22 @@ def test_duckdb_pandas_pyarrow_and_polars_read_the_tree_with_one_glob(
 def test_a_row_of_the_catalogue_leads_to_its_spectrum(run: Any, settings: Any) -> None:
     results, tiles = run
     build_collection(results, tiles, settings)
-    file, row, healpix = duckdb.sql(
-        f"SELECT file, row, healpix FROM '{results}/catalog/**/*.parquet'"  # noqa: S608  (our own words)
-        " WHERE targetid = 3005"
-    ).fetchone()
-    spectrum = pq.ParquetFile(results / file).read(["targetid", "flux"]).slice(row, 1)
-    assert (healpix, spectrum["targetid"].to_pylist()) == (FAR.pixel, [3005])
-    assert len(spectrum["flux"][0]) > 0
+    found = duckdb.sql(
+        f"SELECT targetid, file, row FROM '{results}/catalog/**/*.parquet'"  # noqa: S608  (our own words)
+        " WHERE targetid IN (3005, 7, 3001, 2019, 8) AND program = 'dark'"
+    ).fetchnumpy()
+    table = read_rows(results, found["file"], found["row"], ["targetid", "flux"])
+    assert table["targetid"].to_pylist() == found["targetid"].tolist()
+    assert len(table) == 5
+    file = pq.ParquetFile(results / found["file"][0]).read(["targetid", "flux"])
+    assert table.slice(0, 1).to_pylist() == file.slice(int(found["row"][0]), 1).to_pylist()
+    assert set(read_rows(results, found["file"], found["row"]).column_names) > {"rrdetails", "mask"}
+    assert len(read_rows(results, [], [])) == 0
+
+
+def test_a_row_that_is_not_there_is_no_other_row(run: Any) -> None:
+    results, _ = run
+    path = next((results / "parquet").rglob("main-dark-10001.parquet")).relative_to(results)
+    for row in (20, -1):
+        with pytest.raises(IndexError, match="has 20 rows"):
+            read_rows(results, [str(path)] * 2, [3, row])

@@ -6,7 +6,7 @@ not grow with the partition.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,19 +119,16 @@ def write_partition(
     end = (number + 1) << 2 * (29 - order)
     with atomic_path(path) as temporary, open_writer(temporary, schema) as writer:
         for files, stop in _groups(ordered, order, end):
-            tables = list(_read_tiles(files, fields, results))
-            for i, file in enumerate(files):
-                home = _at_home(tables[i], file.tile, order)
-                if not home.all():
-                    places = as_numbers(tables[i][HATS_INDEX].combine_chunks())[~home]
-                    pixels = np.unique(places >> 2 * (29 - order))
-                    outside[file.tile] = set(pixels.tolist())
-                    tables[i] = tables[i].filter(pa.array(home))
-            positions = as_numbers(late[HATS_INDEX].combine_chunks())
-            n_due = int(np.searchsorted(positions, stop))
-            table = pa.concat_tables([*tables, late[:n_due]]).combine_chunks()
-            late = late[n_due:]
-            _write_sorted(writer, table, fields)
+            table, away = _read_tiles(files, order, fields, results)
+            if away.any():
+                which = np.repeat(np.arange(len(files)), [file.n_rows for file in files])[away]
+                places = as_numbers(table[HATS_INDEX].chunk(0))[away] >> 2 * (29 - order)
+                for i, pixel_of in zip(which.tolist(), places.tolist(), strict=True):
+                    outside.setdefault(files[i].tile, set()).add(pixel_of)
+                table = table.filter(pa.array(~away))
+            n_due = int(np.searchsorted(as_numbers(late[HATS_INDEX].chunk(0)), stop))
+            _write_sorted(writer, pa.concat_tables([table, late[:n_due]]), fields)
+            late = late[n_due:].combine_chunks()
         names = {tile.name: sorted(pixels) for tile, pixels in sorted(outside.items())}
         writer.add_key_value_metadata({_OUTSIDE_KEY: json.dumps(names)})
     return outside
@@ -139,21 +136,18 @@ def write_partition(
 
 def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     """Open a Parquet file of scalars, sorted by position; to be closed by the caller."""
+    rising = (HATS_INDEX, "row")
     floating = [field.name for field in schema if pa.types.is_floating(field.type)]
-    dictionaries = [
-        field.name
-        for field in schema
-        if field.name not in (HATS_INDEX, "targetid", "row") and field.name not in floating
-    ]
-    sorting = [i for i, name in enumerate(schema.names) if name == HATS_INDEX]
+    plain = {*rising, *floating, "targetid"}
     return pq.ParquetWriter(
         path,
         schema,
         compression="zstd",
         compression_level=_ZSTD_LEVEL,
-        use_dictionary=dictionaries,
-        column_encoding=dict.fromkeys(floating, "BYTE_STREAM_SPLIT"),
-        sorting_columns=[pq.SortingColumn(i) for i in sorting],
+        use_dictionary=[name for name in schema.names if name not in plain],
+        column_encoding=dict.fromkeys(floating, "BYTE_STREAM_SPLIT")
+        | dict.fromkeys(rising, "DELTA_BINARY_PACKED"),
+        sorting_columns=[pq.SortingColumn(schema.get_field_index(HATS_INDEX))],
         write_page_index=True,
     )
 
@@ -222,67 +216,79 @@ def _groups(
     yield group, end
 
 
-def _at_home(table: pa.Table, tile: Tile, order: int) -> npt.NDArray[np.bool_]:
-    first, stop = _span(tile, order)
-    places = as_numbers(table[HATS_INDEX].combine_chunks())
-    flags: npt.NDArray[np.bool_] = (places >= first) & (places < stop)
-    return flags
-
-
 def _read_visitors(
     visitors: Sequence[TileFile], pixel: Pixel, fields: tuple[Field, ...], results: Path
 ) -> pa.Table:
     """Return the rows in this partition that are not at home, sorted by position."""
     order, number = pixel
-    tables = [_schema_of_tile(fields).empty_table()]
-    for file, table in zip(visitors, _read_tiles(visitors, fields, results), strict=True):
-        places = as_numbers(table[HATS_INDEX].combine_chunks())
-        here = places >> 2 * (29 - order) == number
-        tables.append(table.filter(pa.array(here & ~_at_home(table, file.tile, order))))
-    return pa.concat_tables(tables).sort_by(HATS_INDEX)
-
-
-def _schema_of_tile(fields: Sequence[Field]) -> pa.Schema:
-    """Return the schema of what `_read_tiles` gives: the catalogue's but for `is_primary`."""
-    return arrow_schema([field for field in fields if field.name != "is_primary"])
+    table, away = _read_tiles(visitors, order, fields, results)
+    here = as_numbers(table[HATS_INDEX].chunk(0)) >> 2 * (29 - order) == number
+    for i, file in enumerate(visitors):
+        if home_partition(file.tile, order) != number:
+            first = sum(one.n_rows for one in visitors[:i])
+            away[first : first + file.n_rows] = True
+    return table.filter(pa.array(here & away)).sort_by(HATS_INDEX).combine_chunks()
 
 
 def _read_tiles(
-    files: Sequence[TileFile], fields: Sequence[Field], results: Path
-) -> Iterator[pa.Table]:
-    """Read the scalars of tiles and add where they stand."""
-    schema = _schema_of_tile(fields)
+    files: Sequence[TileFile], order: int, fields: Sequence[Field], results: Path
+) -> tuple[pa.Table, npt.NDArray[np.bool_]]:
+    """Read the scalars of tiles and add where they stand.
+
+    Returns
+    -------
+    table : pyarrow.Table
+        The fields of the catalogue but for `is_primary`, in one chunk.
+    away : numpy.ndarray of bool
+        Which rows are not at home.
+    """
+    schema = arrow_schema([field for field in fields if field.name != "is_primary"])
+    scalars = [name for name in schema.names if name not in ("file", "row", "file_size")]
     with ThreadPoolExecutor(2) as threads:
-        yield from threads.map(lambda file: _read_tile(file, schema, results), files)
+        tables = list(threads.map(lambda file: _read_tile(file, scalars), files))
+    empty = schema.empty_table().select(scalars)
+    table = pa.concat_tables([empty, *tables]).combine_chunks()
+    n_rows = [file.n_rows for file in files]
+    names = pa.array([str(file.path.relative_to(results)) for file in files], pa.string())
+    row = np.concatenate([np.arange(0), *map(np.arange, n_rows)])
+    columns = {name: table[name] for name in scalars} | {
+        "file": names.take(pa.array(np.repeat(np.arange(len(files)), n_rows))),
+        "row": pa.array(row.astype(np.int32)),
+        "file_size": pa.array(np.repeat([file.size for file in files], n_rows), pa.int64()),
+    }
+    spans = np.array([_span(file.tile, order) for file in files], np.int64).reshape(-1, 2)
+    first, stop = np.repeat(spans, n_rows, axis=0).T
+    places = as_numbers(table[HATS_INDEX].combine_chunks())
+    away = (places < first) | (places >= stop)
+    whole = pa.table([columns[name] for name in schema.names], schema=schema)
+    return whole.combine_chunks(), away
 
 
-def _read_tile(file: TileFile, schema: pa.Schema, results: Path) -> pa.Table:
-    added = {"file", "row", "file_size"}
-    names = [name for name in schema.names if name not in added]
+def _read_tile(file: TileFile, scalars: list[str]) -> pa.Table:
     try:
         with pq.ParquetFile(file.path) as parquet:
-            table = parquet.read(names, use_threads=False)
+            table = parquet.read(scalars, use_threads=False)
     except FileNotFoundError as error:
         raise ValueError(
             f"{file.path} is not there: snakemake verify clears such tiles, the next run makes them"
         ) from error
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{file.path} cannot be read: {error}; run snakemake verify") from error
+    if missing := sorted({*scalars}.difference(table.column_names)):
+        raise ValueError(
+            f"{file.path} lacks {', '.join(missing)}: other settings or another version made it; "
+            "run the workflow to its end, then make the catalogue again"
+        )
     if len(table) != file.n_rows:
         raise ValueError(
             f"{file.path} has {len(table)} rows, {file.n_rows} by its marker; run snakemake verify"
         )
-    columns: Mapping[str, Any] = {
-        "file": pa.array([str(file.path.relative_to(results))] * len(table), pa.string()),
-        "row": pa.array(np.arange(len(table), dtype=np.int32)),
-        "file_size": pa.array(np.full(len(table), file.size)),
-    }
-    arrays = [columns[name] if name in added else table[name] for name in schema.names]
-    return pa.table(arrays, schema=schema)
+    return table.select(scalars)
 
 
 def _write_sorted(writer: pq.ParquetWriter, table: pa.Table, fields: tuple[Field, ...]) -> None:
-    order = np.argsort(as_numbers(table[HATS_INDEX].combine_chunks()), kind="stable")
+    table = table.combine_chunks()
+    order = np.argsort(as_numbers(table[HATS_INDEX].chunk(0)), kind="stable")
     table = table.take(pa.array(order))
     flags = find_primary(*primary_arguments(table, quality_field(fields)))
     arrays = [
