@@ -67,8 +67,8 @@ def test_run_killed_twenty_times_ends_with_the_parquet_of_an_undisturbed_one(tmp
                 tile = chance.choice(TILES)
                 work.forget(tile)
                 del done[tile]
-        # A tile that an orphan finished while its run looked at its graph is fetched once more; a run
-        # with nothing to do waits for no such job.
+        # A tile that an orphan finished while its run looked at its graph is fetched once more; a
+        # run with nothing to do waits for no such job.
         psutil.wait_procs(left, timeout=120)
         work.run(endpoint, "tiles")
         assert "Nothing to be done" in work.run(endpoint, "tiles")
