@@ -7,6 +7,7 @@ import shutil
 import signal
 import socketserver
 import subprocess
+import sys
 import tempfile
 import threading
 import urllib.error
@@ -464,6 +465,28 @@ def test_without_snakemakes_records_other_settings_convert_again_all_that_depend
     assert all(after[tile]["finished"] != before[tile] for tile in EXPECTED)
     assert after[PLAIN]["max_flux_error_sigma"] == 0
     assert "done again" not in work.run(finished.endpoint, *WITHOUT_REPORT, config=lossless)
+
+
+def test_a_run_of_other_settings_that_is_refused_changes_nothing(work: Work, finished: Finished):
+    shutil.rmtree(work.folder / ".snakemake")
+    holder = (
+        "import sys; from pathlib import Path; from desi_fits_to_parquet.run.lock import hold_lock;"
+        "hold_lock(Path('results'), 'first'); print(flush=True); sys.stdin.read()"
+    )
+    before, parquet = work.markers(), work.parquet()
+    with subprocess.Popen(
+        [sys.executable, "-c", holder], cwd=work.folder, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as first:  # fmt: skip
+        assert first.stdin
+        assert first.stdout
+        first.stdout.readline()
+        lossless = "precision={mode: lossless}"
+        text = work.run(finished.endpoint, *WITHOUT_REPORT, config=lossless, code=1)
+        first.stdin.close()
+    assert f"{len(EXPECTED)} tiles that were done are done again" in text
+    assert "another run (process" in text
+    assert (work.markers(), work.parquet()) == (before, parquet)
 
 
 def test_only_what_differs_from_its_marker_is_done_again(work: Work, finished: Finished):
