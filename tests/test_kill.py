@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 from running import BUCKET, Work, checkout, write_tile
 
+from desi_fits_to_parquet.paths import fits_folder, marker_path
 from desi_fits_to_parquet.simulate.serve import serve_archive
 from desi_fits_to_parquet.tile import Tile
 
@@ -61,7 +62,11 @@ def test_run_killed_twenty_times_ends_with_the_parquet_of_an_undisturbed_one(tmp
             # A job that outlived its run may yet write the marker of a tile, or write it again,
             # where an earlier one did it while the run looked at its graph: such are not complete.
             if not any(map(is_alive, left)):
-                done = {tile: marker["finished"] for tile, marker in markers.items()}
+                done = {
+                    tile: marker["finished"]
+                    for tile, marker in markers.items()
+                    if is_complete(work, tile)
+                }
             if len(done) == len(TILES):
                 # all is done: take something away, so that there is something to be killed in
                 tile = chance.choice(TILES)
@@ -77,6 +82,16 @@ def test_run_killed_twenty_times_ends_with_the_parquet_of_an_undisturbed_one(tmp
     assert {t: m["sha256"] for t, m in work.markers().items()} == {
         t: hashlib.sha256(work.parquet_path(t).read_bytes()).hexdigest() for t in TILES
     }
+
+
+def is_complete(work: Work, tile: Tile) -> bool:
+    """Tell whether no run was doing the tile again, its graph being older than the marker."""
+    parquet, marker = work.parquet_path(tile), marker_path(work.results, tile)
+    return (
+        parquet.exists()
+        and parquet.parent.stat().st_mtime <= marker.stat().st_mtime
+        and not fits_folder(work.results, tile).exists()
+    )
 
 
 def is_alive(job: psutil.Process) -> bool:
