@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from desi_fits_to_parquet.paths import ENDING, LOW_NOTE, marker_path
+from desi_fits_to_parquet.paths import ENDING, LOW_NOTE, WRITABLE, marker_path
 from desi_fits_to_parquet.records import OutageRecord, read_outage
 from desi_fits_to_parquet.run.markers import Brief, layout_of, read_brief, read_briefs, read_names
 from desi_fits_to_parquet.run.summary import N_PROBLEMS, Run, Summary, summarize
@@ -131,6 +131,12 @@ def fail_job(state: State, event: Mapping[str, Any]) -> None:
     waited = rule == "download_tile" and read_outage(state.results)
     if waited and (state.results / ENDING).exists():
         state.crashed.discard(tile)  # it waited, and was ended with the run
+        return
+    try:  # what is allowed there says nothing of a disk that has failed
+        (state.results / WRITABLE).touch()
+        (state.results / WRITABLE).unlink()
+    except OSError as error:
+        state.stop = f"{state.results} cannot be written to any more ({error.strerror}): see to it."
         return
     name = f"{tile.name}: {rule}" if tile else rule
     note(state, f"{name} crashed; its log is {', '.join(event['log'])}")

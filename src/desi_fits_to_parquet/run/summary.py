@@ -265,6 +265,15 @@ def _is_alive(run: Run, now: float) -> bool:
     return True
 
 
+def living_run(results: Path) -> str | None:
+    """Return the process of the run that lives by what it tells of itself; None where none does."""
+    try:
+        run = read_run(results)
+    except ValueError:  # cut, as by a loss of power
+        return None
+    return run.process if run and _is_alive(run, time.time()) else None
+
+
 def _speeds(
     fresh: Sequence[Brief], run: Run, until: float
 ) -> tuple[tuple[float, float], tuple[float, float]]:
