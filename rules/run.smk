@@ -9,7 +9,7 @@ from snakemake.logging import logger
 
 from desi_fits_to_parquet.archive.errors import ArchiveUnreachable
 from desi_fits_to_parquet.discover import probe_archive
-from desi_fits_to_parquet.paths import LOW_NOTE, OUTAGE
+from desi_fits_to_parquet.paths import COLLECTED, LOW_NOTE, OUTAGE, REPORTED
 from desi_fits_to_parquet.run.lock import (
     RUN_ID,
     NotWritable,
@@ -93,7 +93,10 @@ onstart:
             Path(RESULTS), run, partial(living_run, Path(RESULTS))
         )
         remove_leftovers(Path(RESULTS), tiles_to_do())
-        for note in (LOW_NOTE, OUTAGE):
+        notes = [LOW_NOTE, OUTAGE]
+        if needed.intersection(["discover_tiles", *TILE_RULES, "report"]):
+            notes += [REPORTED, COLLECTED]
+        for note in notes:
             Path(RESULTS, note).unlink(missing_ok=True)
         if "discover_tiles" in needed:
             probe_archive(config["archive"])

@@ -6,9 +6,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from fault_server import Asked, Service, serve
 from running import LONGEST_S, Work, checkout, wait_until
@@ -120,3 +122,69 @@ def test_disk_that_turns_read_only_ends_the_run_and_costs_no_tile(
     assert outcomes(work) == dict.fromkeys(TILES, "converted")
     assert work.leftovers() == []
     assert before.items() <= work.parquet().items()
+
+
+class Clock:
+    """The clock of a run, which is set while the run goes on, with libfaketime where it is there.
+
+    To set the clock by so many days makes what is there so much older than what comes.
+    """
+
+    def __init__(self, folder: Path, results: Path) -> None:
+        self.file, self.results = folder / "clock", results
+        self.days = 0
+        self.set(0)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        library = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+        preload = {"LD_PRELOAD": str(library[0])} if library else {}
+        return preload | {
+            "FAKETIME_TIMESTAMP_FILE": str(self.file), "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1",
+        }  # fmt: skip
+
+    def set(self, days: int) -> None:
+        self.days += days
+        new = self.file.with_suffix(".new")
+        new.write_text(f"{self.days:+d}d\n")
+        new.replace(self.file)
+        for path in self.results.rglob("*"):
+            with suppress(FileNotFoundError):
+                moment = path.lstat().st_mtime - 86400 * days
+                os.utime(path, (moment, moment), follow_symlinks=False)
+
+
+def test_clock_that_jumps_back_and_forth_changes_nothing_of_what_is_done_and_what_is_not(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    work = checkout(tmp_path / "work")
+    clock = Clock(tmp_path, work.results)
+    jumps = {"101": -1, "102": 365, "103": -1}
+
+    def choose(asked: Asked) -> None:
+        number = asked.key.split("/")[-2] if asked.kind == "coadd" else ""
+        if days := jumps.pop(number, 0):
+            clock.set(days)
+
+    service.choose = choose
+    with work.running(service.endpoint, ROOM, **clock.environment) as run:
+        text, _ = run.communicate(timeout=LONGEST_S)
+    assert jumps == {}
+    assert run.returncode == 0, text
+    assert "this run: 4 done, 0 failed" in text
+    assert outcomes(work) == dict.fromkeys(TILES, "converted")
+    assert work.leftovers() == []
+    for name, value in clock.environment.items():
+        monkeypatch.setenv(name, value)
+    work.run(service.endpoint, config=ROOM)
+    for days in (365, -800):
+        clock.set(days)
+        assert "Nothing to be done" in work.run(service.endpoint, config=ROOM)
+    work.forget(TILES[2])
+    work.run(service.endpoint, "tiles", config=ROOM)
+    before = work.markers()[TILES[2]]["finished"]
+    clock.set(-1)  # the report seems newer than the marker: it is older all the same
+    work.run(service.endpoint, config=ROOM)
+    table = pq.read_table(work.results / "report/tiles.parquet").to_pylist()
+    assert {row["healpix"]: row["finished"] for row in table}[102] == before

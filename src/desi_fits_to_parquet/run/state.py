@@ -35,6 +35,8 @@ class State:
         Rule and tile of each job that was begun and did not end, by Snakemake's number.
     briefs
         What the markers say, by tile.
+    before
+        What they said when the run began.
     tiles
         The discovered tiles, None before the archive was listed.
     layout
@@ -61,6 +63,7 @@ class State:
     run: Run
     jobs: dict[int, tuple[str, Tile | None]] = field(default_factory=dict)
     briefs: dict[Tile, Brief] = field(default_factory=dict)
+    before: dict[Tile, Brief] | None = None
     tiles: frozenset[Tile] | None = None
     layout: str = "healpix"
     broken: list[str] = field(default_factory=list)
@@ -84,6 +87,8 @@ def read_results(state: State) -> None:
     """Read all markers, and the list of the discovered tiles."""
     state.briefs, state.broken = read_briefs(state.results)
     _read_list(state)
+    if state.before is None:
+        state.before = dict(state.briefs)
 
 
 def _read_list(state: State) -> None:
@@ -185,7 +190,9 @@ def summary_now(state: State, disk_free: int | None) -> Summary:
     """Add up the state; `disk_free` in bytes, None where unknown."""
     run = run_now(state)
     tiles = None if state.tiles is None else len(state.tiles)
-    return summarize(state.briefs, tiles, run, run.updated, disk_free, state.broken, state.outage)
+    return summarize(
+        state.briefs, tiles, run, run.updated, disk_free, state.broken, state.outage, state.before
+    )
 
 
 def how_it_ended(summary: Summary, failed_jobs: int) -> str:
