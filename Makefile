@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: help env reference lsdb slurm demo status test test-reference test-lsdb test-faults test-slurm benchmark-fusion benchmark-transfer benchmark-scale benchmark-query lint format lock clean
+.PHONY: help env reference lsdb slurm demo status test test-reference test-lsdb test-faults test-slurm fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query lint format lock clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 22
@@ -35,6 +35,10 @@ $(VENV)/.slurm: requirements-slurm.lock $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements-slurm.lock
 	@touch $@
 
+$(VENV)/.fuzz: requirements-fuzz.lock $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements-fuzz.lock
+	@touch $@
+
 demo: env  ## simulate a small archive, serve it on this machine and convert it (LAYOUT=uniqpix: one as from DR3)
 	@$(BIN)/python -m desi_fits_to_parquet.simulate.demo $(if $(LAYOUT),--layout $(LAYOUT))
 
@@ -57,6 +61,9 @@ test-faults: env  ## a thousand seeded runs under random faults (ten minutes)
 
 test-slurm: slurm  ## run the workflow on a real Slurm, which it installs and stops (root on Debian)
 	@$(BIN)/python -m pytest tests/slurm/check_slurm.py
+
+fuzz: env $(VENV)/.fuzz  ## feed broken files to the readers of FITS and HDF5 (Linux; FUZZ_SECONDS=120)
+	@$(BIN)/python tests/fuzz/fuzz_readers.py all --seconds $(or $(FUZZ_SECONDS),120)
 
 benchmark-fusion: env  ## measure fusing and the size of its files (two minutes)
 	@$(BIN)/python benchmarks/fusion.py
@@ -90,6 +97,8 @@ lock:  ## resolve the dependencies again (needs uv)
 	    --python-version 3.11 --extra test --extra lsdb -c requirements.lock pyproject.toml -o requirements-lsdb.lock
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	    --python-version 3.11 --extra slurm -c requirements.lock pyproject.toml -o requirements-slurm.lock
+	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	    --python-version 3.11 --extra fuzz -c requirements.lock pyproject.toml -o requirements-fuzz.lock
 
 clean:  ## remove the environment and what the demo wrote
 	rm -rf $(VENV) results/demo .snakemake

@@ -25,6 +25,8 @@ include: "rules/compare_releases.smk"
 include: "rules/watch.smk"
 
 
+# Report and collection are told to be up to date by a file of each, which a run that does a tile
+# removes as it begins: not by times, which a clock that is set makes nonsense of.
 # The markers are named here, not only as inputs of the report: Snakemake does not make a missing
 # intermediate file again while what was made from it is there.
 rule all:
@@ -32,5 +34,7 @@ rule all:
     input:
         f"{RESULTS}/{COLLECTION}",
         f"{RESULTS}/report/summary.json",
+        f"{RESULTS}/{REPORTED}",
+        f"{RESULTS}/{COLLECTED}",
         all_markers,
         leftovers,

@@ -6,6 +6,7 @@ rule catalog:
         tiles=f"{RESULTS}/tiles.csv",
         table=f"{RESULTS}/report/tiles.parquet",
     output:
+        touch(f"{RESULTS}/{COLLECTED}"),
         collection=f"{RESULTS}/{COLLECTION}",
         catalogs=[
             f"{RESULTS}/{name}/hats.properties" for name in (CATALOG, MARGIN, INDEX)

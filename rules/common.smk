@@ -28,9 +28,11 @@ from desi_fits_to_parquet.settings import content_settings
 from desi_fits_to_parquet.tile import PROGRAMS, SURVEYS, tile_of
 from desi_fits_to_parquet.paths import (
     CATALOG,
+    COLLECTED,
     COLLECTION,
     INDEX,
     MARGIN,
+    REPORTED,
     fits_folder,
     marker_path,
     parquet_folder,
@@ -173,7 +175,8 @@ def redo_stale(listed):
     """
     if workflow.is_main_process:
         for finding in find_stale_once(Path(listed).stat().st_mtime_ns):
-            force(workflow, str(marker_path(Path(RESULTS), finding.tile)))
+            for place in (fits_folder, parquet_folder, marker_path):
+                force(workflow, str(place(Path(RESULTS), finding.tile)))
 
 
 def all_markers(wildcards):

@@ -4,6 +4,7 @@ rule report:
         markers=all_markers,
     output:
         REPORT_TABLES,
+        touch(f"{RESULTS}/{REPORTED}"),
         [
             report(
                 f"{RESULTS}/report/{page.file}",

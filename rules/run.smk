@@ -9,7 +9,7 @@ from snakemake.logging import logger
 
 from desi_fits_to_parquet.archive.errors import ArchiveUnreachable
 from desi_fits_to_parquet.discover import probe_archive
-from desi_fits_to_parquet.paths import LOW_NOTE, OUTAGE
+from desi_fits_to_parquet.paths import COLLECTED, LOW_NOTE, OUTAGE, REPORTED
 from desi_fits_to_parquet.run.lock import (
     RUN_ID,
     NotWritable,
@@ -32,6 +32,7 @@ from desi_fits_to_parquet.run.snakemake import (
     jobs_to_do,
     screens,
 )
+from desi_fits_to_parquet.run.summary import living_run
 from desi_fits_to_parquet.run.watch import TILE_RULES, watch_run
 
 try:
@@ -88,9 +89,14 @@ onstart:
         end_run = begin(
             workflow, SNAKEMAKE_TESTED, partial(end_waiting, Path(RESULTS), run)
         )
-        hold_lock(Path(RESULTS), run)
+        renew_lock = hold_lock(
+            Path(RESULTS), run, partial(living_run, Path(RESULTS))
+        )
         remove_leftovers(Path(RESULTS), tiles_to_do())
-        for note in (LOW_NOTE, OUTAGE):
+        notes = [LOW_NOTE, OUTAGE]
+        if needed.intersection(["discover_tiles", *TILE_RULES, "report"]):
+            notes += [REPORTED, COLLECTED]
+        for note in notes:
             Path(RESULTS, note).unlink(missing_ok=True)
         if "discover_tiles" in needed:
             probe_archive(config["archive"])
@@ -102,4 +108,6 @@ onstart:
     ) as error:
         sys.exit(f"Stopped before the first job: {error}")
     if needed.intersection(["discover_tiles", *TILE_RULES]):
-        watch_run(logger, screens(), config, ADDRESSES, count_tiles, end_run)
+        watch_run(
+            logger, screens(), config, ADDRESSES, count_tiles, end_run, renew_lock
+        )

@@ -1,9 +1,15 @@
 """Running the real workflow in a copy of the checkout, over an archive on this machine."""
 
 import hashlib
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +25,8 @@ from desi_fits_to_parquet.tile import Tile
 PREFIX = "dr1/spectro/redux/iron"
 BUCKET = "desidata"
 CORES = 2
+
+LONGEST_S = 120.0
 
 
 def folder_of(archive: Path, tile: Tile) -> Path:
@@ -54,6 +62,22 @@ class Work(NamedTuple):
         assert done.returncode == code, done.stdout
         return done.stdout
 
+    @contextmanager
+    def running(
+        self, endpoint: str, *config: str, **environment: str
+    ) -> "Iterator[subprocess.Popen[str]]":
+        """Run in a group of processes of its own, which is killed where the block ends before."""
+        with subprocess.Popen(
+            [*self.command(endpoint, "tiles"), *config], cwd=self.folder, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+            env=os.environ | environment,
+        ) as process:  # fmt: skip
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+
     def markers(self) -> dict[Tile, dict[str, Any]]:
         return {record_tile(marker): marker for marker in markers_of(self.results)}
 
@@ -84,6 +108,15 @@ class Work(NamedTuple):
             for path in self.results.rglob(pattern)
             if path.is_file()
         ]
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Wait until it is, but no longer than any of these runs takes."""
+    ended = threading.Event()
+    until = time.monotonic() + LONGEST_S
+    while not true():
+        assert time.monotonic() < until
+        ended.wait(0.05)
 
 
 def checkout(folder: Path) -> Work:

@@ -49,6 +49,7 @@ def test_locks_satisfy_the_bounds_of_pyproject():
         ("requirements-reference.lock", (None, "reference")),
         ("requirements-lsdb.lock", (None, "lsdb")),
         ("requirements-slurm.lock", (None, "slurm")),
+        ("requirements-fuzz.lock", (None, "fuzz")),
     ):
         lock = locked(file)
         for extra in extras:
@@ -57,7 +58,7 @@ def test_locks_satisfy_the_bounds_of_pyproject():
 
 
 @pytest.mark.parametrize(
-    "file", ["requirements-reference.lock", "requirements-lsdb.lock", "requirements-slurm.lock"]
+    "file", [f"requirements-{name}.lock" for name in ("reference", "lsdb", "slurm", "fuzz")]
 )
 def test_added_lock_changes_no_version_of_the_lock(file):
     lock = locked("requirements.lock")
@@ -67,7 +68,7 @@ def test_added_lock_changes_no_version_of_the_lock(file):
 
 
 def test_every_dependency_has_a_bound_above_and_below():
-    for extra in (None, "demo", "test", "reference", "lsdb", "slurm"):
+    for extra in (None, "demo", "test", "reference", "lsdb", "slurm", "fuzz"):
         for requirement in direct(extra):
             operators = {specifier.operator for specifier in requirement.specifier}
             assert operators == {">=", "<"}, requirement
@@ -78,6 +79,7 @@ def test_no_file_of_the_project_names_a_registry():
         "requirements.lock",
         "requirements-reference.lock",
         "requirements-lsdb.lock",
+        "requirements-fuzz.lock",
         "pyproject.toml",
     ):
         assert "index-url" not in (REPOSITORY / file).read_text()

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import re
 import warnings
 from pathlib import Path
 
@@ -134,7 +135,8 @@ def test_header_longer_than_what_is_read_ahead_is_read_to_its_end():
 @given(
     st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=300)
     .map(str.rstrip)
-    .filter(lambda text: not text.endswith("&"))
+    # of the second astropy 8.0 makes text and a comment
+    .filter(lambda text: not text.endswith("&") and not re.search("' */", text))
 )
 def test_any_string_survives_in_a_card_for_us_and_for_astropy(text):
     cards = format_card("SOURCE", text)

@@ -26,9 +26,11 @@ import sys
 from pathlib import Path
 from desi_fits_to_parquet.run.lock import hold_lock, join_run
 results, *run = sys.argv[1:]
-hold_lock(Path(results), *run) if run else join_run(Path(results))
+renew = hold_lock(Path(results), *run) if run else join_run(Path(results))
 print("in", flush=True)
-sys.stdin.read()
+for line in sys.stdin:
+    renew()
+    print("renewed", flush=True)
 """
 
 
@@ -103,6 +105,31 @@ def test_job_that_starts_while_the_next_run_waits_does_not_join(tmp_path: Path):
             assert waiting.poll() is None
             joined.stdin.close()
             assert waiting.stdout.readline() == "in\n"
+
+
+def test_lock_that_is_removed_is_taken_anew_before_another_run_gets_it(tmp_path: Path):
+    with start(tmp_path, "first") as holder:
+        assert holder.stdout.readline() == "in\n"
+        (tmp_path / ".lock").unlink()
+        with pytest.raises(RunningElsewhere, match="process 7 on desk"):
+            hold_lock(tmp_path, "second", lambda: "7 on desk")
+        with start(tmp_path, job_of="first") as job:  # waits
+            holder.stdin.write("renew\n")
+            holder.stdin.flush()
+            assert holder.stdout.readline() == "renewed\n"
+            assert job.stdout.readline() == "in\n"
+            with pytest.raises(RunningElsewhere, match=f"process {holder.pid} on .*, run first"):
+                hold_lock(tmp_path, "second")
+
+
+def test_run_whose_lock_was_removed_notices_the_run_that_took_its_place(tmp_path: Path):
+    renew = hold_lock(tmp_path, "first")
+    renew()
+    (tmp_path / ".lock").unlink()
+    with start(tmp_path, "second") as other:
+        assert other.stdout.readline() == "in\n"
+        with pytest.raises(RunningElsewhere, match=f"removed, .*process {other.pid} on"):
+            renew()
 
 
 @pytest.mark.parametrize("stage", ["download_tile", "fuse_tile", "validate_tile"])

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 from fault_server import Asked, Service, serve
-from running import Work, checkout
+from running import LONGEST_S, checkout, wait_until
 from simulated_archive import key_of, list_sources, simulate_objects
 
 from desi_fits_to_parquet.archive import link as archive_module
@@ -31,7 +30,6 @@ from desi_fits_to_parquet.tiles_csv import write_tiles
 
 TILES = [Tile("main", "dark", 100 + i) for i in range(6)]
 PATIENCE = "transfer={attempts: 2, outage_pause_s: 0.2}"
-LONGEST_S = 120.0
 Objects = dict[str, bytes]
 
 
@@ -51,14 +49,6 @@ def service(objects: Objects) -> Iterator[Service]:
         yield service
 
 
-def wait_until(true: Callable[[], bool]) -> None:
-    ended = threading.Event()
-    until = time.monotonic() + LONGEST_S
-    while not true():
-        assert time.monotonic() < until
-        ended.wait(0.05)
-
-
 def control_c(pid: int) -> None:
     """Do as a terminal does: tell a process and its jobs."""
     os.killpg(pid, signal.SIGINT)
@@ -76,19 +66,6 @@ def nothing(asked: Asked) -> None:
 # ------------------------------------------------------------------------------- the whole workflow
 
 
-@contextmanager
-def running(work: Work, service: Service) -> "Iterator[subprocess.Popen[str]]":
-    with subprocess.Popen(
-        work.command(service.endpoint, "tiles", config=PATIENCE), cwd=work.folder, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-    ) as process:  # fmt: skip
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-
-
 def test_archive_that_is_gone_for_a_while_costs_no_tile(
     service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -101,7 +78,7 @@ def test_archive_that_is_gone_for_a_while_costs_no_tile(
         return "hang_up" if gone.is_set() else None
 
     service.choose = choose
-    with running(work, service) as run:
+    with work.running(service.endpoint, PATIENCE) as run:
         wait_until((work.results / OUTAGE).exists)
         service.forget()
         wait_until(lambda: len(service.asked) > 4)  # somebody goes on asking
@@ -138,17 +115,17 @@ def test_waiting_jobs_end_with_their_run_however_it_ends(service: Service, tmp_p
         return new
 
     for end in (lambda pid: os.kill(pid, signal.SIGTERM), control_c):
-        with running(work, service) as run:
+        with work.running(service.endpoint, PATIENCE) as run:
             wait_until(waits)
             end(run.pid)
             run.communicate(timeout=60)
         assert run.returncode != 0
         assert work.markers() == {}
-    with running(work, service) as killed:
+    with work.running(service.endpoint, PATIENCE) as killed:
         wait_until(waits)
         killed.kill()  # its jobs go on waiting
         killed.wait()
-        with running(work, service) as run:
+        with work.running(service.endpoint, PATIENCE) as run:
             wait_until(waits)
             service.choose = nothing
             text, _ = run.communicate(timeout=LONGEST_S)

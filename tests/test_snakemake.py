@@ -1,6 +1,8 @@
 """What is bent in Snakemake: that it is as it was when it was bent, and what the bending does."""
 
+import asyncio
 import gc
+import inspect
 import logging
 import signal
 import sys
@@ -15,9 +17,12 @@ from unittest.mock import MagicMock
 import pytest
 import snakemake.api
 from snakemake.dag import DAG
+from snakemake.exceptions import WorkflowError
+from snakemake.io import _IOFile
 from snakemake.jobs import GroupJobFactory
 from snakemake.jobs import Job as SnakemakeJob
 from snakemake.scheduling.job_scheduler import JobScheduler
+from snakemake.settings.enums import RerunTrigger
 from snakemake.settings.types import GroupSettings
 from snakemake.sourcecache import SourceCache
 
@@ -41,6 +46,8 @@ def as_it_was() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(GroupJobFactory, "new", GroupJobFactory.new)
         patch.setattr(SnakemakeJob, "is_pipe_or_service_input", NO_PIPE)
+        patch.setattr(DAG, "check_output_mtime", CHECK_TIMES)
+        patch.setattr(_IOFile, "is_newer", IS_NEWER)
         threshold, handler = gc.get_threshold(), signal.getsignal(signal.SIGTERM)
         yield
         gc.set_threshold(*threshold)
@@ -48,6 +55,8 @@ def as_it_was() -> Iterator[None]:
 
 
 NO_PIPE = SnakemakeJob.is_pipe_or_service_input
+
+CHECK_TIMES, IS_NEWER = DAG.check_output_mtime, _IOFile.is_newer
 
 
 class Workflow:
@@ -151,6 +160,39 @@ def test_snakemake_looks_at_all_that_a_job_depends_on_for_each_input_and_here_at
     assert not any(NO_PIPE(report, path) for path in paths)
     assert len(looks) == 20 * 21 / 2
     assert not door._is_no_pipe(report, paths[0])
+
+
+class Aged:
+    """A file of a job, as old as is said."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    async def exists_local(self) -> bool:
+        return True
+
+    async def mtime_uncached(self, skip_storage: bool) -> SimpleNamespace:
+        return SimpleNamespace(local=lambda: self.seconds)
+
+    async def mtime(self) -> SimpleNamespace:
+        return SimpleNamespace(local_or_storage=lambda follow_symlinks: self.seconds)
+
+    is_ancient = False
+
+
+def test_snakemake_fails_a_job_whose_clock_was_set_back_and_here_it_does_not():
+    job = SimpleNamespace(
+        input=[Aged(2e9)], rule=SimpleNamespace(name="one", lineno=1, snakefile="")
+    )
+    with pytest.raises(WorkflowError, match="older modification time"):
+        asyncio.run(CHECK_TIMES(SimpleNamespace(), job, [Aged(1e9)]))
+    asyncio.run(door._compare_no_times(SimpleNamespace(), job, [Aged(1e9)]))
+
+
+def test_snakemake_looks_at_times_where_no_trigger_asks_for_it_and_here_it_does_not():
+    assert RerunTrigger.MTIME.name not in inspect.getsource(DAG)
+    assert asyncio.run(IS_NEWER(Aged(2e9), 1e9))
+    assert not asyncio.run(door._is_not_newer(Aged(2e9), 1e9))
 
 
 def scheduler_with(**attributes: Any) -> SimpleNamespace:

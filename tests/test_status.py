@@ -220,6 +220,7 @@ def watched(
             [],
             lambda: 3,
             lambda: None,
+            lambda: None,
         )
         return told
 
@@ -337,7 +338,7 @@ def test_run_is_followed_to_its_end_whatever_goes_wrong_on_the_way(
     settings["results"] = str(results)
     settings["notify"]["abort"] = True
     told, stopped = Told(screen := io.StringIO()), threading.Event()
-    watch_run(told.logger, told.logger.handlers, settings, [], lambda: 30, stopped.set)
+    watch_run(told.logger, told.logger.handlers, settings, [], lambda: 30, stopped.set, list)
 
     for event in LogEvent:  # without all that it must have
         told.logger.info("bad", extra={"event": event})
@@ -382,6 +383,7 @@ def test_number_of_tiles_that_cannot_be_had_stays_unknown(
         settings | {"results": str(results)},
         [],
         no_graph,
+        lambda: None,
         lambda: None,
     )
     told.begin(1, "validate_tile", TILES[15])

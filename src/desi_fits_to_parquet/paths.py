@@ -8,6 +8,14 @@ LOW_NOTE = ".disk_low"
 """File in the results by which a job tells the run that it is to end."""
 
 
+REPORTED = ".reported"
+
+COLLECTED = ".collected"
+"""Files in the results that are there while report and collection are of the present tiles."""
+
+WRITABLE = ".writable"
+"""Written and removed, to see whether the results can be written to."""
+
 OUTAGE = ".outage.json"
 """File in the results that is there while the archive cannot be reached."""
 

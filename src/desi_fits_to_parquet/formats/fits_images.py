@@ -23,8 +23,16 @@ from desi_fits_to_parquet.formats.fits import (
     whole_keyword,
 )
 from desi_fits_to_parquet.formats.fits_header import format_card, pad_header, padded
-from desi_fits_to_parquet.formats.fits_tables import MAX_TABLE_BYTES, read_table, unscale
+from desi_fits_to_parquet.formats.fits_tables import (
+    MAX_TABLE_BYTES,
+    read_table,
+    table_rows,
+    unscale,
+)
 from desi_fits_to_parquet.outcomes import BadTile
+
+MAX_ROWS = 1 << 20
+"""Rows of an image that is read whole; one of DESI has as many as a tile has targets."""
 
 
 def is_compressed(hdu: Hdu) -> bool:
@@ -67,6 +75,8 @@ def read_image(fits: Fits, name: str, rows: npt.NDArray[np.integer[Any]] | None 
     shape = image_shape(fits, name)
     hdu = fits.hdus[name]
     if rows is None:
+        if shape and shape[0] > MAX_ROWS:  # of no width, or compressed: no size bounds them
+            raise corrupt(fits.source, f"HDU {name} claims {shape[0]} rows: no image of DESI")
         rows = np.arange(shape[0]) if shape else np.zeros(0, np.int64)
     if len(rows) and not (shape and rows.min() >= 0 and rows.max() < shape[0]):
         raise corrupt(fits.source, f"HDU {name} of shape {shape} has no row {rows.max()}")
@@ -100,6 +110,8 @@ def _read_compressed(
     zero: float,
     scale: float,
 ) -> Array:
+    if not shape:
+        raise corrupt(fits.source, f"HDU {hdu.name} is a compressed image without axes")
     bitpix = hdu.header.get("ZBITPIX")
     whole_rows = hdu.header.get("ZTILE1", shape[-1]) == shape[-1] and all(
         hdu.header.get(f"ZTILE{i}", 1) == 1 for i in range(2, len(shape) + 1)
@@ -112,8 +124,10 @@ def _read_compressed(
     ):
         return cast("Array", _read_with_astropy(fits, hdu)[rows])
     dtype = np.dtype(BITPIX_DTYPE[int(bitpix)])
-    if int(hdu.header["NAXIS2"]) != shape[0]:
+    if table_rows(fits, hdu.name) != shape[0]:
         raise corrupt(fits.source, f"HDU {hdu.name}: not one compressed tile for each of its rows")
+    if len(rows) * shape[1] * dtype.itemsize > MAX_TABLE_BYTES:
+        raise corrupt(fits.source, f"HDU {hdu.name} would unpack to more than {MAX_TABLE_BYTES} B")
     raw = np.empty((len(rows), shape[1]), dtype)
     for i, (row, tile) in enumerate(zip(rows, _compressed_tiles(fits, hdu, rows), strict=True)):
         try:
@@ -125,13 +139,14 @@ def _read_compressed(
 
 
 def _compressed_tiles(
-    fits: Fits, hdu: Hdu, rows: npt.NDArray[np.integer[Any]]
+    fits: Fits, hdu: Hdu, rows: npt.NDArray[np.integer[Any]] | None = None
 ) -> list[tuple[int, int]]:
-    """Return offset and length of some compressed tiles of an image, each within the heap."""
+    """Return offset and length of compressed tiles of an image, all by default, within the heap."""
     descriptors = read_table(fits, hdu.name).get("COMPRESSED_DATA", np.zeros(0))
     if descriptors.ndim != 2 or descriptors.shape[1] != 2:
         raise corrupt(fits.source, f"HDU {hdu.name}: no column COMPRESSED_DATA with its tiles")
     heap = heap_start(fits, hdu)
+    rows = np.arange(len(descriptors)) if rows is None else rows
     tiles = descriptors[rows].tolist()
     for row, (length, offset) in zip(rows, tiles, strict=True):
         if length <= 0 or offset < 0 or heap + offset + length > hdu.data_size:
@@ -200,14 +215,15 @@ def _read_with_astropy(fits: Fits, hdu: Hdu) -> Array:
     """Read a compression other than gzip by row: DESI has none, so speed matters little."""
     from astropy.io import fits as astropy_fits
 
-    form, size = hdu.header.get("ZCMPTYPE"), math.prod(image_shape(fits, hdu.name)) * 8
+    form, shape = hdu.header.get("ZCMPTYPE"), image_shape(fits, hdu.name)
+    size = math.prod(shape) * 8
     if form not in ("GZIP_1", "GZIP_2", "RICE_1"):
         raise corrupt(fits.source, f"HDU {hdu.name}: compression {form!r} is not read")
     if max(size, hdu.data_size) > MAX_TABLE_BYTES:
         raise corrupt(fits.source, f"HDU {hdu.name} would unpack to more than {MAX_TABLE_BYTES} B")
-    if form != "RICE_1":  # whose tiles have a fixed size; astropy unpacks all that gzip gives
-        every = np.arange(int(hdu.header["NAXIS2"]))
-        for offset, length in _compressed_tiles(fits, hdu, every):
+    for offset, length in _compressed_tiles(fits, hdu):
+        # astropy unpacks all that gzip gives; tiles of RICE_1 have a fixed size
+        if form != "RICE_1":
             unpacker = zlib.decompressobj(wbits=31)
             with suppress(zlib.error):  # astropy says what is wrong with it
                 if len(unpacker.decompress(fits.read_at(offset, length), size + 1)) > size:
@@ -220,6 +236,8 @@ def _read_with_astropy(fits: Fits, hdu: Hdu) -> Array:
     try:
         with astropy_fits.open(BytesIO(data)) as opened:
             image: Array = np.asarray(opened[1].data)
-    except (OSError, ValueError, TypeError, LookupError, RuntimeError, MemoryError) as error:
+    except Exception as error:  # for a broken header astropy raises anything
         raise corrupt(fits.source, f"HDU {hdu.name}: cannot be unpacked ({error})") from error
+    if image.shape != shape:
+        raise corrupt(fits.source, f"HDU {hdu.name} unpacks to shape {image.shape}, not {shape}")
     return image.astype(image.dtype.newbyteorder("="))

@@ -57,7 +57,7 @@ def table_columns(fits: Fits, name: str) -> dict[str, TableColumn]:
     width = whole_keyword(hdu.header, "NAXIS1", fits.source, name, low=1)
     for i in range(1, whole_keyword(hdu.header, "TFIELDS", fits.source, name, high=999) + 1):
         form = str(hdu.header.get(f"TFORM{i}", "")).strip()
-        match = re.match(r"(\d*)([LXBIJKAEDCMPQ])", form)
+        match = re.match(r"(\d{0,12})([LXBIJKAEDCMPQ])", form)
         if match is None:
             raise corrupt(fits.source, f"{where}: TFORM{i} is {form!r}, which FITS does not have")
         repeat = int(match[1] or 1)

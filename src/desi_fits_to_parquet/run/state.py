@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from desi_fits_to_parquet.paths import ENDING, LOW_NOTE, marker_path
+from desi_fits_to_parquet.paths import ENDING, LOW_NOTE, WRITABLE, marker_path
 from desi_fits_to_parquet.records import OutageRecord, read_outage
 from desi_fits_to_parquet.run.markers import Brief, layout_of, read_brief, read_briefs, read_names
 from desi_fits_to_parquet.run.summary import N_PROBLEMS, Run, Summary, summarize
@@ -35,6 +35,8 @@ class State:
         Rule and tile of each job that was begun and did not end, by Snakemake's number.
     briefs
         What the markers say, by tile.
+    before
+        What they said when the run began.
     tiles
         The discovered tiles, None before the archive was listed.
     layout
@@ -61,6 +63,7 @@ class State:
     run: Run
     jobs: dict[int, tuple[str, Tile | None]] = field(default_factory=dict)
     briefs: dict[Tile, Brief] = field(default_factory=dict)
+    before: dict[Tile, Brief] | None = None
     tiles: frozenset[Tile] | None = None
     layout: str = "healpix"
     broken: list[str] = field(default_factory=list)
@@ -84,6 +87,8 @@ def read_results(state: State) -> None:
     """Read all markers, and the list of the discovered tiles."""
     state.briefs, state.broken = read_briefs(state.results)
     _read_list(state)
+    if state.before is None:
+        state.before = dict(state.briefs)
 
 
 def _read_list(state: State) -> None:
@@ -132,6 +137,12 @@ def fail_job(state: State, event: Mapping[str, Any]) -> None:
     if waited and (state.results / ENDING).exists():
         state.crashed.discard(tile)  # it waited, and was ended with the run
         return
+    try:  # what is allowed there says nothing of a disk that has failed
+        (state.results / WRITABLE).touch()
+        (state.results / WRITABLE).unlink()
+    except OSError as error:
+        state.stop = f"{state.results} cannot be written to any more ({error.strerror}): see to it."
+        return
     name = f"{tile.name}: {rule}" if tile else rule
     note(state, f"{name} crashed; its log is {', '.join(event['log'])}")
 
@@ -179,7 +190,9 @@ def summary_now(state: State, disk_free: int | None) -> Summary:
     """Add up the state; `disk_free` in bytes, None where unknown."""
     run = run_now(state)
     tiles = None if state.tiles is None else len(state.tiles)
-    return summarize(state.briefs, tiles, run, run.updated, disk_free, state.broken, state.outage)
+    return summarize(
+        state.briefs, tiles, run, run.updated, disk_free, state.broken, state.outage, state.before
+    )
 
 
 def how_it_ended(summary: Summary, failed_jobs: int) -> str:

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from desi_fits_to_parquet.run.lock import RunningElsewhere
 from desi_fits_to_parquet.run.notify import (
     Sender,
     Told,
@@ -75,6 +76,8 @@ class RunWatch(logging.Handler):
         Gives the number of tiles that Snakemake is going to do.
     end_run
         Lets Snakemake begin no more jobs.
+    renew_lock
+        Sees to the lock of the results folder, see `lock.hold_lock`.
     stream
         What Snakemake writes to, None where it is silent.
     log
@@ -87,6 +90,7 @@ class RunWatch(logging.Handler):
         addresses: Sequence[str],
         count_tiles: Callable[[], int],
         end_run: Callable[[], None],
+        renew_lock: Callable[[], None],
         stream: TextIO | None,
         log: logging.Logger,
     ) -> None:
@@ -95,6 +99,7 @@ class RunWatch(logging.Handler):
         self._what = _describe(settings)
         self._count_tiles = count_tiles
         self._end_run = end_run
+        self._renew_lock = renew_lock
         self._log = log
         self._state = new_state(Path(settings["results"]), 60 * self._settings["speed_minutes"])
         self._screen = Screen(stream)
@@ -199,6 +204,11 @@ class RunWatch(logging.Handler):
         if time.monotonic() >= self._next_write:
             self._next_write = time.monotonic() + WRITE_S
             self._write()
+            with self._going_on("lock of the results"):
+                try:
+                    self._renew_lock()
+                except RunningElsewhere as error:
+                    self._stop(f"{error}.")
         summary = None
         self._take(_Step("outage", partial(look_for_outage, self._state)))
         with self._going_on("summary"):
@@ -275,6 +285,7 @@ def watch_run(
     addresses: Sequence[str],
     count_tiles: Callable[[], int],
     end_run: Callable[[], None],
+    renew_lock: Callable[[], None],
 ) -> None:
     """Attach a `RunWatch` to Snakemake's logger, and let it stand for the messages of single jobs.
 
@@ -288,7 +299,7 @@ def watch_run(
         Snakemake's logger.
     screens
         Those of its handlers that write on the screen.
-    settings, addresses, count_tiles, end_run
+    settings, addresses, count_tiles, end_run, renew_lock
         See `RunWatch`.
     """
     plain = logging.makeLogRecord({"levelno": logging.INFO, "msg": "shown?"})
@@ -296,7 +307,7 @@ def watch_run(
     if screen is not None and logger.level > logging.DEBUG:
         screen.addFilter(_OnlyProblems())
     stream = screen.stream if screen else None
-    watch = RunWatch(settings, addresses, count_tiles, end_run, stream, logger)
+    watch = RunWatch(settings, addresses, count_tiles, end_run, renew_lock, stream, logger)
     logger.addHandler(watch)
     watch.start()
 
