@@ -1,7 +1,7 @@
 # What begins and ends a run; what touches Snakemake itself is in run/snakemake.py.
 import os
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -28,12 +28,28 @@ from desi_fits_to_parquet.run.repair import (
 from desi_fits_to_parquet.run.snakemake import (
     UnknownSnakemake,
     apply,
+    before_the_graph,
     begin,
     jobs_to_do,
     screens,
 )
 from desi_fits_to_parquet.run.summary import living_run
 from desi_fits_to_parquet.run.watch import TILE_RULES, watch_run
+
+
+@cache
+def take_lock():
+    """Take the lock of the results, once; return what sees to it from then on.
+
+    Not Snakemake's own lock, which outlives a killed run and would have to be removed by hand.
+    """
+    try:
+        return hold_lock(
+            Path(RESULTS), os.environ[RUN_ID], partial(living_run, Path(RESULTS))
+        )
+    except (NotWritable, RunningElsewhere) as error:
+        sys.exit(f"Stopped before the first job: {error}")
+
 
 try:
     SNAKEMAKE_TESTED = apply(workflow, config["transfer"]["downloads"])
@@ -50,6 +66,8 @@ if workflow.is_main_process:
         refuse_old_results(Path(RESULTS))
     except (NotifyError, OldResults) as error:
         sys.exit(str(error))
+    # before it is looked what is done: the jobs of a killed run may be doing it yet
+    before_the_graph(workflow, SNAKEMAKE_TESTED, take_lock)
 else:
     # Snakemake on a node of a cluster: before it clears the outputs of its jobs, which by now may
     # be those of another run.
@@ -81,17 +99,15 @@ def leftovers(wildcards):
 
 
 onstart:
-    # Not Snakemake's own lock, which outlives a killed run and would have to be removed by hand.
     # What keeps a run from beginning ends it here in one line, not as a failed job.
     needed = {job.rule.name for job in jobs_to_do(workflow)}
     try:
-        run = os.environ[RUN_ID]
         end_run = begin(
-            workflow, SNAKEMAKE_TESTED, partial(end_waiting, Path(RESULTS), run)
+            workflow,
+            SNAKEMAKE_TESTED,
+            partial(end_waiting, Path(RESULTS), os.environ[RUN_ID]),
         )
-        renew_lock = hold_lock(
-            Path(RESULTS), run, partial(living_run, Path(RESULTS))
-        )
+        renew_lock = take_lock()
         remove_leftovers(Path(RESULTS), tiles_to_do())
         notes = [LOW_NOTE, OUTAGE]
         if needed.intersection(["discover_tiles", *TILE_RULES, "report"]):
@@ -100,12 +116,7 @@ onstart:
             Path(RESULTS, note).unlink(missing_ok=True)
         if "discover_tiles" in needed:
             probe_archive(config["archive"])
-    except (
-        ArchiveUnreachable,
-        NotWritable,
-        RunningElsewhere,
-        UnknownSnakemake,
-    ) as error:
+    except (ArchiveUnreachable, UnknownSnakemake) as error:
         sys.exit(f"Stopped before the first job: {error}")
     if needed.intersection(["discover_tiles", *TILE_RULES]):
         watch_run(

@@ -1,17 +1,19 @@
 """Work that is killed again and again, at random moments, must end as if nothing had happened."""
 
+import fcntl
 import hashlib
 import os
 import random
 import signal
 import subprocess
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 from running import BUCKET, Work, checkout, write_tile
 
-from desi_fits_to_parquet.paths import fits_folder, marker_path
+from desi_fits_to_parquet.paths import marker_path
 from desi_fits_to_parquet.simulate.serve import serve_archive
 from desi_fits_to_parquet.tile import Tile
 
@@ -20,26 +22,24 @@ KILLS = 20
 LONGEST_LIFE_S = 2.5
 
 
-def kill_somehow(
-    process: subprocess.Popen[bytes], how: str, chance: random.Random
-) -> tuple[bool, list[psutil.Process]]:
-    """Kill the run, one of its jobs, or all of it; return whether, and the jobs that there were."""
+def kill_somehow(process: subprocess.Popen[bytes], how: str, chance: random.Random) -> bool:
+    """Kill the run, one of its jobs, or all of it; return whether there was something to kill."""
     if process.poll() is not None:
-        return False, []
-    process.send_signal(signal.SIGSTOP)  # so that no job begins that is not seen here
-    jobs = [
-        job
-        for job in psutil.Process(process.pid).children(recursive=True)
-        if any("_tile.py" in word for word in job.cmdline())
-    ]
+        return False
     if how == "group":
         os.killpg(process.pid, signal.SIGKILL)
     elif how == "main":
         process.kill()
-    elif jobs:
+    else:
+        jobs = [
+            job
+            for job in psutil.Process(process.pid).children(recursive=True)
+            if any("_tile.py" in word for word in job.cmdline())
+        ]
+        if not jobs:
+            return False
         chance.choice(jobs).kill()
-    process.send_signal(signal.SIGCONT)
-    return how != "job" or bool(jobs), jobs
+    return True
 
 
 def test_run_killed_twenty_times_ends_with_the_parquet_of_an_undisturbed_one(tmp_path: Path):
@@ -53,28 +53,17 @@ def test_run_killed_twenty_times_ends_with_the_parquet_of_an_undisturbed_one(tmp
         kills = 0
         done: dict[Tile, float] = {}
         while kills < KILLS:
-            killed, left = one_life(work, endpoint, chance)
-            kills += killed
+            kills += one_life(work, endpoint, chance)
             markers = work.markers()
             # no completed tile is done again
             for tile, finished in done.items():
                 assert markers[tile]["finished"] == finished, tile
-            # A job that outlived its run may yet write the marker of a tile, or write it again,
-            # where an earlier one did it while the run looked at its graph: such are not complete.
-            if not any(map(is_alive, left)):
-                done = {
-                    tile: marker["finished"]
-                    for tile, marker in markers.items()
-                    if is_complete(work, tile)
-                }
+            done = {tile: marker["finished"] for tile, marker in markers.items()}
             if len(done) == len(TILES):
                 # all is done: take something away, so that there is something to be killed in
                 tile = chance.choice(TILES)
                 work.forget(tile)
                 del done[tile]
-        # A tile that an orphan finished while its run looked at its graph is fetched once more; a
-        # run with nothing to do waits for no such job.
-        psutil.wait_procs(left, timeout=120)
         work.run(endpoint, "tiles")
         assert "Nothing to be done" in work.run(endpoint, "tiles")
     assert work.parquet() == undisturbed.parquet()
@@ -84,25 +73,33 @@ def test_run_killed_twenty_times_ends_with_the_parquet_of_an_undisturbed_one(tmp
     }
 
 
-def is_complete(work: Work, tile: Tile) -> bool:
-    """Tell whether no run was doing the tile again, its graph being older than the marker."""
-    parquet, marker = work.parquet_path(tile), marker_path(work.results, tile)
-    return (
-        parquet.exists()
-        and parquet.parent.stat().st_mtime <= marker.stat().st_mtime
-        and not fits_folder(work.results, tile).exists()
-    )
+def test_tile_that_a_job_of_a_killed_run_finishes_while_the_next_run_waits_is_not_done_again(
+    tmp_path: Path,
+):
+    tile = TILES[0]
+    write_tile(tmp_path / "archive", tile)
+    work = checkout(tmp_path / "work")
+    with serve_archive(tmp_path / "archive", BUCKET) as endpoint:
+        work.run(endpoint, "tiles")
+        marker = marker_path(work.results, tile)
+        written = marker.read_bytes()
+        marker.unlink()
+        with ExitStack() as job, (work.results / ".lock").open() as lock:
+            fcntl.lockf(lock, fcntl.LOCK_SH, 1, 1)  # as the jobs of a run do
+            job.callback(fcntl.lockf, lock, fcntl.LOCK_UN, 1, 1)
+            with work.running(endpoint) as following:
+                for line in following.stdout:
+                    if "Waiting for the running jobs of an earlier run" in line:
+                        break
+                marker.write_bytes(written)
+                job.close()
+                text, _ = following.communicate(timeout=120)
+    assert "Nothing to be done" in text
+    assert marker.read_bytes() == written
 
 
-def is_alive(job: psutil.Process) -> bool:
-    try:
-        return job.is_running() and job.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def one_life(work: Work, endpoint: str, chance: random.Random) -> tuple[bool, list[psutil.Process]]:
-    """Run until a random moment, then kill; return whether, and the jobs that there were."""
+def one_life(work: Work, endpoint: str, chance: random.Random) -> bool:
+    """Run until a random moment, then kill; return whether there was something to kill."""
     how = chance.choice(["main", "job", "group"])
     ended = threading.Event()
     with subprocess.Popen(
@@ -113,7 +110,7 @@ def one_life(work: Work, endpoint: str, chance: random.Random) -> tuple[bool, li
         while process.poll() is None and work.begun_jobs() == begun:
             ended.wait(0.02)  # a kill before the first job would show nothing
         ended.wait(chance.uniform(0, LONGEST_LIFE_S))
-        killed, jobs = kill_somehow(process, how, chance)
+        killed = kill_somehow(process, how, chance)
         if how == "job":
             process.wait(120)
-    return killed, jobs
+    return killed

@@ -72,13 +72,19 @@ TIMES = (
     Place("io:_IOFile.is_newer", "self time"),
 )
 
+GRAPH = (
+    Place("workflow:Workflow._build_dag", "self"),
+    Place("workflow:Workflow.executor_plugin"),
+    Place("workflow:Workflow.dryrun"),
+)
+
 GROUPING = (
     Place("jobs:GroupJobFactory.new", "self id jobs resources"),
     Place("jobs:GroupJob", "id jobs global_resources"),
     Place("dag:DAG.update_groups", "self"),
 )
 
-LOOKED_AT = (*NEEDED, *FASTER, *TIMES, *GROUPING)
+LOOKED_AT = (*NEEDED, *FASTER, *TIMES, *GRAPH, *GROUPING)
 
 
 class UnknownSnakemake(Exception):
@@ -224,6 +230,33 @@ def jobs_to_do(workflow: Workflow) -> Iterator[Job]:
     """Return the jobs that Snakemake is going to do, as far as it knows them yet."""
     jobs: Iterator[Job] = workflow.dag.needrun_jobs()
     return jobs
+
+
+def before_the_graph(workflow: Workflow, tested: bool, prepare: Callable[[], object]) -> None:
+    """Have something done before the graph of a run is made; not where nothing will be run.
+
+    To be called while the Snakefile is read. `onstart` comes after the graph, and not at all where
+    all seems done (docs/upstream.md, "A graph older than the files").
+
+    Parameters
+    ----------
+    workflow
+        Snakemake's.
+    tested
+        What `apply` returned; where it is false nothing is done here.
+    prepare
+        What is to be done.
+    """
+    if not tested:
+        return
+    build = workflow._build_dag
+
+    def prepare_and_build() -> None:
+        if workflow.executor_plugin is not None and not workflow.dryrun:
+            prepare()
+        build()
+
+    workflow._build_dag = prepare_and_build
 
 
 def force(workflow: Workflow, path: str) -> None:
