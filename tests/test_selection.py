@@ -11,7 +11,6 @@ from fusion_tiles import select as select_tile
 
 from desi_fits_to_parquet.outcomes import BadTile
 from desi_fits_to_parquet.record.selection import (
-    QSO_FIBERSTATUS,
     Selection,
     check_row_match,
     match_rows,
@@ -117,8 +116,9 @@ def test_an_unknown_target_bit_is_refused_with_those_allowed(
         select(tile_folder, settings, targets=["QUASAR"])
 
 
+@pytest.mark.parametrize("qso_fiberstatus", [[0, 8388608, 16777216], [0, 8]])
 def test_the_preset_selects_as_the_quasar_catalogue_does(
-    tile_folder: Path, settings: Settings
+    tile_folder: Path, settings: Settings, qso_fiberstatus: list[int]
 ) -> None:
     redshifts, fibermap = tables(tile_folder)
     mgii = Table.read(tile_folder / TILE.file_name("qso_mgii"), hdu="MGII")
@@ -129,17 +129,95 @@ def test_the_preset_selects_as_the_quasar_catalogue_does(
     wanted = {}
     for row, fiber in zip(redshifts, fibermap, strict=True):
         target, z, bits = row["TARGETID"], row["Z"], 0
+        if not fiber["DESI_TARGET"] & 4:
+            continue
         bits += 2 * (row["SPECTYPE"] == "QSO") + 4 * (target in broad) + 8 * (target in sure)
         if target in sure and sure[target]["IS_QSO_QN_NEW_RR"]:
             bits, z = bits + 16, sure[target]["Z_NEW"]
-        good = fiber["COADD_FIBERSTATUS"] in QSO_FIBERSTATUS and fiber["OBJTYPE"] == "TGT"
+        good = fiber["COADD_FIBERSTATUS"] in qso_fiberstatus and fiber["OBJTYPE"] == "TGT"
         if bits and good:
             wanted[target] = (bits, z)
-    selection = select(tile_folder, settings, preset="desi_qso")
+    selection = select(tile_folder, settings, preset="desi_qso", qso_fiberstatus=qso_fiberstatus)
     found = zip(selection.qso_maskbits.tolist(), selection.z.tolist(), strict=True)
     assert dict(zip(selection.targetid.tolist(), found, strict=True)) == wanted
     assert {bits & 30 for bits, _ in wanted.values()} >= {2}
     assert any(bits & 16 for bits, _ in wanted.values()), "the tile shows no replaced redshift"
+
+
+QSO, ELG, BGS, LRG = 1 << 2, 1 << 1, 1 << 60, 1 << 0
+
+
+@pytest.mark.parametrize(
+    ("targets", "spectype", "confidence", "broad", "rerun", "maskbits", "new_z"),
+    [
+        (QSO, "QSO", 0.1, False, True, 2, False),
+        (QSO, "GALAXY", 0.97, True, True, 4 + 8 + 16, True),
+        (QSO | ELG | BGS, "GALAXY", 0.7, True, True, 4, False),
+        (QSO | LRG, "QSO", 0.97, False, False, 2 + 8, False),
+        (ELG, "QSO", 0.7, False, True, 64, True),
+        (ELG, "QSO", 0.5, True, True, None, False),
+        (ELG, "GALAXY", 0.99, True, True, None, False),
+        (ELG | BGS, "QSO", 0.7, True, False, 64, False),
+        (ELG | BGS, "QSO", 0.5, True, False, None, False),
+        (BGS, "QSO", 0.7, False, True, 32, True),
+        (BGS, "QSO", 0.5, True, False, 32, False),
+        (BGS, "QSO", 0.5, False, False, None, False),
+        (BGS, "GALAXY", 0.99, True, True, None, False),
+        (LRG, "QSO", 0.99, True, True, None, False),
+        (0, "QSO", 0.99, True, True, None, False),
+    ],
+)
+def test_each_class_of_targets_has_its_own_quasar_rule(
+    class_tile: Path, settings: Settings, targets: int, spectype: str, confidence: float,
+    broad: bool, rerun: bool, maskbits: int | None, new_z: bool
+) -> None:  # fmt: skip
+    network = class_tile / TILE.file_name("qso_qn")
+    target = int(Table.read(network, hdu="QN_RR")["TARGETID"][0])
+
+    def row(hdus: Any, name: str) -> Any:
+        return np.flatnonzero(hdus[name].data["TARGETID"] == target)
+
+    def redrock(hdus: Any) -> None:
+        for name, values in (
+            ("REDSHIFTS", {"SPECTYPE": spectype, "Z": 1.0}),
+            ("FIBERMAP", {"DESI_TARGET": targets, "OBJTYPE": "TGT", "COADD_FIBERSTATUS": 0}),
+        ):
+            for column, value in values.items():
+                hdus[name].data[column][row(hdus, name)] = value
+
+    def qn(hdus: Any) -> None:
+        for line in ("C_LYA", "C_CIV", "C_CIII", "C_MgII", "C_Hbeta", "C_Halpha"):
+            hdus["QN_RR"].data[line][0] = confidence if line == "C_CIII" else 0
+        hdus["QN_RR"].data["IS_QSO_QN_NEW_RR"][0] = rerun
+        hdus["QN_RR"].data["Z_NEW"][0] = 2.5
+
+    def mgii(hdus: Any) -> None:
+        hdus["MGII"].data["IS_QSO_MGII"][row(hdus, "MGII")] = broad
+
+    edit_fits(class_tile / TILE.file_name("redrock"), redrock)
+    edit_fits(network, qn)
+    edit_fits(class_tile / TILE.file_name("qso_mgii"), mgii)
+    selection = select(class_tile, settings, preset="desi_qso")
+    found = dict(zip(selection.targetid.tolist(), selection.qso_maskbits.tolist(), strict=True))
+    assert found.get(target) == maskbits
+    if maskbits is not None:
+        z = selection.z[selection.targetid == target]
+        assert z.tolist() == [2.5 if new_z else 1.0]
+
+
+@pytest.fixture
+def class_tile(tile_folder: Path, tmp_path: Path) -> Path:
+    return copy_tile(tile_folder, tmp_path / "tile")
+
+
+def test_a_higher_threshold_sets_fewer_bits_of_quasarnet(
+    tile_folder: Path, settings: Settings
+) -> None:
+    sure = {}
+    for threshold in (0.95, 0.99):
+        selection = select(tile_folder, settings, preset="desi_qso", qso_threshold=threshold)
+        sure[threshold] = set(selection.targetid[selection.qso_maskbits & 8 != 0].tolist())
+    assert sure[0.99] < sure[0.95]
 
 
 def test_the_preset_works_without_afterburner_files(

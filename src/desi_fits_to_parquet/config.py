@@ -233,14 +233,30 @@ IN_PLACE_OF: tuple[Literal["spectypes", "zwarn", "objtypes", "coadd_fiberstatus"
 )
 """Settings of the selection that a preset stands for."""
 
+OF_PRESET: tuple[Literal["qso_threshold", "qso_fiberstatus"], ...] = (
+    "qso_threshold",
+    "qso_fiberstatus",
+)
+"""Settings of the selection that the preset alone reads."""
+
 
 def _ignored(settings: Settings, schema: Mapping[str, Any]) -> Iterable[str]:
-    """Find settings that were given, for they are not the default, and that a preset ignores."""
+    """Find settings that were given, for they are not the default, and that are ignored."""
     selection = settings["selection"]
+    defaults = {
+        key: part["default"]
+        for key, part in schema["properties"]["selection"]["properties"].items()
+    }
     if selection["preset"] is None:
+        for name in OF_PRESET:
+            if selection[name] != defaults[name]:
+                yield (
+                    f"selection.{name} is {json.dumps(selection[name])}, which nothing but "
+                    f"selection.preset desi_qso reads. Allowed without it: {defaults[name]}."
+                )
         return
     for key in IN_PLACE_OF:
-        default = schema["properties"]["selection"]["properties"][key]["default"]
+        default = defaults[key]
         if selection[key] != default:
             yield (
                 f"selection.{key} is {json.dumps(selection[key])}, which selection.preset "

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from desi_fits_to_parquet.columns import kinds_used
 from desi_fits_to_parquet.outcomes import BadTile
 from desi_fits_to_parquet.settings import PrecisionSettings, Settings
-from desi_fits_to_parquet.target_bits import target_mask
+from desi_fits_to_parquet.target_bits import class_mask, target_mask
 from desi_fits_to_parquet.tile import Tile
 
 Array = npt.NDArray[Any]
@@ -180,21 +180,9 @@ def _select(tile: Tile, files: Mapping[str, Any], settings: Settings) -> _Target
     status = fibermap["COADD_FIBERSTATUS"][mapped]
     bits = np.zeros(len(targetid), np.int32)
     if wanted["preset"] == "desi_qso":
-        bits += 2 * (spectype == "QSO").astype(np.int32)
-        rows = {target: row for row, target in enumerate(targetid.tolist())}
-        for line in files["qso_mgii"]["MGII"].data if "qso_mgii" in files else ():
-            if line["TARGETID"] in rows and line["IS_QSO_MGII"]:
-                bits[rows[line["TARGETID"]]] += 4
-        for found in files["qso_qn"]["QN_RR"].data if "qso_qn" in files else ():
-            row = rows.get(found["TARGETID"])
-            if row is None or not np.max([found[line] for line in _LINES]) > 0.95:
-                continue
-            bits[row] += 8
-            if found["IS_QSO_QN_NEW_RR"]:
-                bits[row] += 16
-                z[row], zerr[row] = found["Z_NEW"], found["ZERR_NEW"]
+        bits, z, zerr = _quasars(tile, files, targetid, spectype, mapped, z, zerr, wanted)
         keep = (bits > 0) & (objtype == "TGT")
-        keep &= np.isin(status, [0, 2**23, 2**24])
+        keep &= np.isin(status, wanted["qso_fiberstatus"])
     else:
         keep = np.isin(spectype, wanted["spectypes"]) & np.isin(objtype, wanted["objtypes"])
         zwarn = wanted["zwarn"]
@@ -212,6 +200,48 @@ def _select(tile: Tile, files: Mapping[str, Any], settings: Settings) -> _Target
     if mask:
         keep &= np.array([int(target) & mask != 0 for target in fibermap[column][mapped]], bool)
     return _Targets(targetid[keep], z[keep], zerr[keep], bits[keep])
+
+
+def _quasars(
+    tile: Tile,
+    files: Mapping[str, Any],
+    targetid: Array,
+    spectype: Array,
+    mapped: Sequence[int],
+    z: Array,
+    zerr: Array,
+    wanted: Mapping[str, Any],
+) -> tuple[Array, Array, Array]:
+    """Classify one target after another as docs/data-model.md describes the preset."""
+    broad = {
+        line["TARGETID"]
+        for line in (files["qso_mgii"]["MGII"].data if "qso_mgii" in files else ())
+        if line["IS_QSO_MGII"]
+    }
+    network = {
+        found["TARGETID"]: found
+        for found in (files["qso_qn"]["QN_RR"].data if "qso_qn" in files else ())
+    }
+    masks = {name: class_mask(tile.survey, name) for name in ("QSO", "ELG", "BGS")}
+    own = files["redrock"]["FIBERMAP"].data[target_mask(tile.survey, None)[0]][mapped]
+    bits = np.zeros(len(targetid), np.int32)
+    for row, target in enumerate(targetid.tolist()):
+        kind = next((name for name, mask in masks.items() if int(own[row]) & mask), None)
+        found = network.get(target)
+        best = -np.inf if found is None else np.max([found[line] for line in _LINES])
+        rerun = found is not None and found["IS_QSO_QN_NEW_RR"]
+        quasar = spectype[row] == "QSO"
+        if kind == "QSO":
+            sure = best > wanted["qso_threshold"]
+            rerun = rerun and sure
+            bits[row] = 2 * quasar + 4 * (target in broad) + 8 * bool(sure) + 16 * bool(rerun)
+        elif kind == "ELG":
+            bits[row] = 64 * (quasar and bool(best > 0.6))
+        elif kind == "BGS":
+            bits[row] = 32 * (quasar and (bool(best > 0.6) or target in broad))
+        if bits[row] and rerun and found is not None:
+            z[row], zerr[row] = found["Z_NEW"], found["ZERR_NEW"]
+    return bits, z, zerr
 
 
 def _leave_out(targets: _Targets, files: Mapping[str, Any], settings: Settings) -> _Targets:

@@ -8,7 +8,7 @@ import json
 from hashlib import sha256
 from typing import Any, Literal, TypedDict
 
-OUTPUT_VERSION = 1
+OUTPUT_VERSION = 2
 """To be raised when the same settings and files give another Parquet: all tiles are then redone."""
 
 
@@ -35,6 +35,8 @@ class SelectionSettings(TypedDict):
     """Section `selection`: which targets of a tile are wanted."""
 
     preset: Literal["desi_qso"] | None
+    qso_threshold: float
+    qso_fiberstatus: list[int]
     spectypes: list[str]
     zwarn: int | list[str] | None
     objtypes: list[str]

@@ -93,6 +93,7 @@ TARGET_BITS: dict[str, tuple[str, dict[str, int]]] = {
             "LRG": 10,
             "ELG": 11,
             "QSO": 12,
+            "BGS": 8,
             "SV0_BGS": 8,
             "SV0_MWS": 9,
             "SV0_LRG": 10,
@@ -107,7 +108,7 @@ TARGET_BITS: dict[str, tuple[str, dict[str, int]]] = {
 
 Source: `targetmask.yaml` of desitarget 4.4.0 and its sv1, sv2, sv3 and cmx forms
 (https://github.com/desihub/desitarget); the survey `special` uses the column of `main`. In
-commissioning LRG, ELG and QSO stand for the SV0 bits of that name.
+commissioning BGS, LRG, ELG and QSO stand for the SV0 bits of that name.
 """
 
 
@@ -127,3 +128,12 @@ def target_mask(survey: str, names: Sequence[str] | None) -> tuple[str, int]:
             f" allowed in survey {survey}: {', '.join(bits)}"
         )
     return column, sum(1 << bits[name] for name in set(names or ()))
+
+
+def class_mask(survey: str, name: str) -> int:
+    """Return the mask of targeting bits of a class, `QSO`, `ELG` or `BGS`, in that survey.
+
+    Of commissioning these are the SV0 bits alone.
+    """
+    _, bits = TARGET_BITS.get(survey, TARGET_BITS["main"])
+    return int(1 << bits[name if name in bits else {"BGS": "BGS_ANY"}[name]])

@@ -128,7 +128,7 @@ def record_fields(settings: Settings) -> tuple[Field, ...]:
     fields += [_copied(c) for c in tables["redrock", "REDSHIFTS"][1:]]
     if settings["selection"]["preset"] == "desi_qso":
         meanings = {
-            "z": "Redshift: redrock's, or that of QuasarNET's run where qso_maskbits has bit 4",
+            "z": "Redshift: redrock's, or that of its run with QuasarNET's prior (see z_rr)",
             "zerr": "Error of z",
         }
         fields = [
@@ -137,9 +137,10 @@ def record_fields(settings: Settings) -> tuple[Field, ...]:
         ]
         fields += [
             _made("qso_maskbits", pa.int32(), "meta.code.class",
-                  "Why it is a quasar: bit 1 redrock, 2 MgII, 3 QuasarNET, 4 QuasarNET redshift"),
+                  "Why it is a quasar: of QSO targets bit 1 redrock, 2 MgII, 3 QuasarNET, 4 its "
+                  "redshift; bit 5 the rule for BGS, 6 for ELG targets"),
             _made("z_rr", pa.float64(), "src.redshift",
-                  "Redshift of redrock's first run; z is another where qso_maskbits has bit 4"),
+                  "Redshift of redrock's first run, which z replaces where QuasarNET knew better"),
             _made("zerr_rr", pa.float64(), "stat.error;src.redshift", "Error of z_rr"),
         ]  # fmt: skip
     fibermap = set(fibermap_columns(chosen["fibermap"]))

@@ -13,7 +13,7 @@ from desi_fits_to_parquet.formats.fits import Fits
 from desi_fits_to_parquet.formats.fits_tables import read_columns, table_columns
 from desi_fits_to_parquet.outcomes import BadTile
 from desi_fits_to_parquet.settings import Settings
-from desi_fits_to_parquet.target_bits import target_mask
+from desi_fits_to_parquet.target_bits import class_mask, target_mask
 
 ZWARN_BITS = {
     "SKY": 0,
@@ -31,21 +31,23 @@ ZWARN_BITS = {
 }
 """Redrock's warning bits (DESI data model, bitmasks page)."""
 
-QSO_FIBERSTATUS = (0, 8388608, 16777216)
-"""COADD_FIBERSTATUS values that the DESI quasar catalogue takes."""
-
 QN_LINES = ("C_LYA", "C_CIV", "C_CIII", "C_MgII", "C_Hbeta", "C_Halpha")
 
-QN_THRESHOLD = 0.95
-"""QuasarNET's confidence in its best line, above which a target counts as a quasar."""
+QN_THRESHOLD_OTHERS = 0.6
+"""QuasarNET's confidence in its best line that ELG and BGS targets need in the quasar catalogue."""
 
-QSO_MASKBITS = {"RR": 1, "MGII": 2, "QN": 3, "QN_NEW_RR": 4}
+QSO_MASKBITS = {"RR": 1, "MGII": 2, "QN": 3, "QN_NEW_RR": 4, "BGS": 5, "ELG": 6}
 """Bits of `qso_maskbits`, with the numbers of QSO_MASKBITS in the DESI quasar catalogue.
 
-RR: redrock's SPECTYPE is QSO. MGII: the MgII afterburner found a broad line. QN: QuasarNET is
-confident in a line. QN_NEW_RR: QN is set, redrock was run again with QuasarNET's prior, and its
-redshift replaces the first one. Source: `qso_cat_utils.py` of desihub/LSS, which makes the
-catalogue; the selection is that of Chaussidon et al. 2023 (ApJ 944, 107).
+Of QSO targets, RR: redrock's SPECTYPE is QSO. MGII: the MgII afterburner found a broad line. QN:
+QuasarNET is confident in a line (`selection.qso_threshold`). QN_NEW_RR: QN is set, redrock was run
+again with QuasarNET's prior, and its redshift replaces the first one. ELG: an ELG target, no QSO
+target, with SPECTYPE QSO and a QuasarNET line above 0.6. BGS: a BGS target, neither of these, with
+SPECTYPE QSO and such a line or a broad MgII line. Other targets have no rule.
+
+Source: `py/LSS/qso_cat_utils.py` of desihub/LSS at commit 24dcdee, which makes the catalogue,
+without its bit 7 (secondary targets WISE_VAR_QSO); the selection is that of Chaussidon et al. 2023
+(ApJ 944, 107).
 """
 
 
@@ -188,8 +190,9 @@ def select_targets(
         whole=("TARGETID", "ZWARN"),
     )
     column, mask = target_mask(survey, criteria["targets"])
+    quasars = criteria["preset"] == "desi_qso"
     wanted = ["TARGETID", "OBJTYPE", "COADD_FIBERSTATUS"]
-    if mask and column in table_columns(redrock, "FIBERMAP"):
+    if (mask or quasars) and column in table_columns(redrock, "FIBERMAP"):
         wanted.append(column)
     whole = [name for name in wanted if name != "OBJTYPE"]
     fibermap = read_columns(redrock, "FIBERMAP", wanted, text=("OBJTYPE",), whole=whole)
@@ -200,12 +203,24 @@ def select_targets(
     order = match_rows(targetid, mapped)
     fibermap = {name: values[order] for name, values in fibermap.items()}
 
+    if (mask or quasars) and column not in fibermap:
+        needs = "selection.preset" if quasars else "selection.targets"
+        raise BadTile(
+            "corrupt_source", f"{file}: HDU FIBERMAP has no column {column}, which {needs} needs"
+        )
+
     z, zerr = (redshifts[name].astype(np.float64) for name in ("Z", "ZERR"))
     maskbits = np.zeros(len(targetid), np.int32)
-    if criteria["preset"] == "desi_qso":
-        maskbits, z, zerr = _quasars(targetid, redshifts["SPECTYPE"], z, zerr, mgii, qn)
+    if quasars:
+        classes = {
+            name: has_bits(fibermap[column], class_mask(survey, name))
+            for name in ("QSO", "ELG", "BGS")
+        }
+        maskbits, z, zerr = _quasars(
+            targetid, redshifts["SPECTYPE"], classes, z, zerr, mgii, qn, criteria["qso_threshold"]
+        )
         keep = (maskbits > 0) & (fibermap["OBJTYPE"] == b"TGT")
-        keep &= np.isin(fibermap["COADD_FIBERSTATUS"], QSO_FIBERSTATUS)
+        keep &= np.isin(fibermap["COADD_FIBERSTATUS"], criteria["qso_fiberstatus"])
     else:
         keep = np.isin(redshifts["SPECTYPE"], [t.encode() for t in criteria["spectypes"]])
         keep &= np.isin(fibermap["OBJTYPE"], [t.encode() for t in criteria["objtypes"]])
@@ -218,16 +233,17 @@ def select_targets(
         if limits is not None:
             keep &= (values >= limits[0]) & (values <= limits[1])
     if mask:
-        if column not in fibermap:
-            raise BadTile(
-                "corrupt_source",
-                f"{file}: HDU FIBERMAP has no column {column}, which selection.targets needs",
-            )
-        keep &= (fibermap[column].view(np.uint64) & np.uint64(mask)) != 0
+        keep &= has_bits(fibermap[column], mask)
 
     row = np.flatnonzero(keep)
     row = row[np.argsort(targetid[row], kind="stable")]
     return Selection(targetid[row], row, len(targetid), z[row], zerr[row], maskbits[row])
+
+
+def has_bits(bits: npt.NDArray[np.int64], mask: int) -> npt.NDArray[np.bool_]:
+    """Tell which of some targeting bits, int64, shape (n,), have any bit of a mask."""
+    found: npt.NDArray[np.bool_] = (bits.view(np.uint64) & np.uint64(mask)) != 0
+    return found
 
 
 def reorder(selection: Selection, order: npt.NDArray[np.int64]) -> Selection:
@@ -271,31 +287,49 @@ def zwarn_mask(setting: int | list[str] | None) -> int | None:
 def _quasars(
     targetid: npt.NDArray[np.int64],
     spectype: npt.NDArray[np.bytes_],
+    classes: dict[str, npt.NDArray[np.bool_]],
     z: npt.NDArray[np.float64],
     zerr: npt.NDArray[np.float64],
     mgii: Fits | None,
     qn: Fits | None,
+    threshold: float,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return QSO_MASKBITS and the redshifts of the DESI quasar catalogue for every target."""
-    bits = (spectype == b"QSO").astype(np.int32) << QSO_MASKBITS["RR"]
-    z, zerr = z.copy(), zerr.copy()
+    """Return QSO_MASKBITS and the redshifts of the DESI quasar catalogue for every target.
+
+    `classes` tells who is a QSO, ELG and BGS target. Each is judged by one rule: the first of QSO,
+    ELG, BGS that it is a target of.
+    """
+    quasar = spectype == b"QSO"
+    broad, sure, likely, rerun = (np.zeros(len(targetid), bool) for _ in range(4))
+    z_new, zerr_new = z.copy(), zerr.copy()
     if mgii is not None:
         lines = read_columns(mgii, "MGII", ("TARGETID", "IS_QSO_MGII"))
         known, rows = _join(targetid, lines["TARGETID"], "HDU MGII", mgii.source)
-        bits[known] |= lines["IS_QSO_MGII"][rows].astype(np.int32) << QSO_MASKBITS["MGII"]
+        broad[known] = lines["IS_QSO_MGII"][rows]
     if qn is not None:
         network = read_columns(
             qn, "QN_RR", ("TARGETID", "Z_NEW", "ZERR_NEW", "IS_QSO_QN_NEW_RR", *QN_LINES)
         )
         known, rows = _join(targetid, network["TARGETID"], "HDU QN_RR", qn.source)
         best = np.max([network[name] for name in QN_LINES], axis=0, initial=-np.inf)
-        confident = (best > QN_THRESHOLD)[rows]
-        new = confident & network["IS_QSO_QN_NEW_RR"][rows].astype(bool)
-        bits[known] |= confident.astype(np.int32) << QSO_MASKBITS["QN"]
-        bits[known] |= new.astype(np.int32) << QSO_MASKBITS["QN_NEW_RR"]
-        z[known[new]] = network["Z_NEW"][rows[new]]
-        zerr[known[new]] = network["ZERR_NEW"][rows[new]]
-    return bits, z, zerr
+        sure[known] = (best > threshold)[rows]
+        likely[known] = (best > QN_THRESHOLD_OTHERS)[rows]
+        rerun[known] = network["IS_QSO_QN_NEW_RR"][rows]
+        z_new[known], zerr_new[known] = network["Z_NEW"][rows], network["ZERR_NEW"][rows]
+    qso, elg, bgs = (classes[name] for name in ("QSO", "ELG", "BGS"))
+    found = {
+        "RR": qso & quasar,
+        "MGII": qso & broad,
+        "QN": qso & sure,
+        "QN_NEW_RR": qso & sure & rerun,
+        "ELG": elg & ~qso & quasar & likely,
+        "BGS": bgs & ~elg & ~qso & quasar & (likely | broad),
+    }
+    bits = np.zeros(len(targetid), np.int32)
+    for name, those in found.items():
+        bits |= those.astype(np.int32) << QSO_MASKBITS[name]
+    new = found["QN_NEW_RR"] | (rerun & (found["ELG"] | found["BGS"]))
+    return bits, np.where(new, z_new, z), np.where(new, zerr_new, zerr)
 
 
 def _join(
