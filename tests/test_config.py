@@ -9,6 +9,7 @@ from conftest import REPOSITORY
 from desi_fits_to_parquet.archive.benchmark import LIMIT_BYTES
 from desi_fits_to_parquet.archive.link import ALL_CONNECTIONS
 from desi_fits_to_parquet.config import REMOVED, ConfigError, check_config, load_config
+from desi_fits_to_parquet.record.schema import record_fields
 from desi_fits_to_parquet.record.selection import ZWARN_BITS
 from desi_fits_to_parquet.target_bits import target_mask
 from desi_fits_to_parquet.tile import N_HEALPIX, PROGRAMS, SURVEYS
@@ -180,6 +181,39 @@ def test_later_file_overrides_single_settings_of_an_earlier_one():
     )
     assert settings["results"] == "results/demo"
     assert settings["archive"]["bucket"] == "desidata"
+
+
+LINES = {f"{line}_flux" for line in ("oii", "hdelta", "hgamma", "hbeta", "oiii", "halpha")}
+
+CLASSES = {
+    "quasars": ({"tsnr2_lya", "tsnr2_qso", "qso_maskbits", "z_rr", "c_lya", "is_qso_mgii"}, LINES),
+    "galaxies": ({"tsnr2_elg", *LINES}, {"qso_maskbits", "c_lya"}),
+    "stars": ({"tsnr2_gpbdark", "pmra"}, {"qso_maskbits", *LINES}),
+    "everything": ({"tsnr2_lya_b", "integ_coadd_flux_b", "c_lya", "desiname", *LINES}, set()),
+}
+"""Of each class's configuration, columns that it has and such that it leaves out."""
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_configuration_of_a_class_gives_the_columns_that_it_says(name):
+    path = REPOSITORY / f"config/{name}.yaml"
+    settings = load_config(SCHEMA_PATH, REPOSITORY / "config/config.yaml", path)
+    assert settings["results"] == f"results/{name}"
+    columns = {field.name for field in record_fields(settings)}
+    there, left_out = CLASSES[name]
+    assert there <= columns
+    assert not left_out & columns
+    assert f"config/{name}.yaml" in (REPOSITORY / "README.md").read_text()
+
+
+@pytest.mark.parametrize("key", ["qso_threshold", "qso_fiberstatus"])
+def test_the_version_of_the_quasar_rule_is_refused_without_the_rule(key):
+    version = {"qso_threshold": 0.99, "qso_fiberstatus": [0, 8]}[key]
+    selection = {key: version}
+    settings = check_config({"selection": selection | {"preset": "desi_qso"}}, SCHEMA)
+    assert settings["selection"][key] == version
+    with pytest.raises(ConfigError, match=f"selection.{key} is .*preset desi_qso"):
+        check_config({"selection": selection}, SCHEMA)
 
 
 RELEASES = sorted((REPOSITORY / "config/releases").glob("*.yaml"))

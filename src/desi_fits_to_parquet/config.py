@@ -14,7 +14,6 @@ from desi_fits_to_parquet.tiles_csv import read_pixels
 
 REMOVED = {
     "benchmark": "benchmark_archive fetches 200 MB at the most",
-    "columns.tsnr2": "columns.scores gives redrock's TSNR2 too",
     "notify.every_tiles": "see notify.every_percent",
     "transfer.bandwidth_mb_s": "it is measured while tiles are fetched",
     "transfer.latency_s": "it is measured while tiles are fetched",

@@ -52,6 +52,7 @@ class ColumnsSettings(TypedDict):
 
     fibermap: Literal["default", "all"] | list[str]
     scores: bool
+    tsnr2: list[str]
     emline: bool
     rrdetails: bool
     rrdetails_scans: bool

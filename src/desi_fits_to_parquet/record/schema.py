@@ -150,6 +150,9 @@ def record_fields(settings: Settings) -> tuple[Field, ...]:
         fields += [_copied(c) for c in tables["redrock", "TSNR2"][1:]]
         scores = tables["coadd", "SCORES"][1:]
         fields += [_copied(c) for c in scores if not c.name.startswith("TSNR2")]
+    else:
+        depths = {f"TSNR2_{name}" for name in chosen["tsnr2"]}
+        fields += [_copied(c) for c in tables["redrock", "TSNR2"] if c.name in depths]
     if chosen["emline"]:
         lines = tables["emline", "EMLINEFIT"]
         fields += [_copied(c) for c in lines if _is_line(c.name)]
