@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits as astropy_fits
+from astropy.table import Table
 from conftest import REPOSITORY
 from fusion_tiles import (
     TILE,
@@ -868,3 +869,34 @@ def test_parquet_folder_of_a_job_that_was_killed_has_no_name_yet(
     runpy.run_path(script, {"snakemake": job})
     assert list(parquet.iterdir()) == []  # a failed tile's; and nothing of the killed job's
     assert (fits / "fuse.json").exists()
+
+
+def test_exposures_are_those_of_the_exp_fibermap_in_order(
+    tile_folder: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    table = converted(tile_folder, tmp_path, changed(settings, columns={"exposures": True}))
+    coadd = Table.read(tile_folder / TILE.file_name("coadd"), hdu="EXP_FIBERMAP")
+    rows = table.select(["targetid", "exposures", "min_mjd", "mean_mjd", "max_mjd"]).to_pylist()
+    assert max(len(row["exposures"]["expid"]) for row in rows) > 1
+    for row in rows:
+        own = coadd[coadd["TARGETID"] == row["targetid"]]
+        own.sort("EXPID")
+        assert row["exposures"] == {
+            name: own[name.upper()].tolist()
+            for name in ("night", "expid", "mjd", "tileid", "petal_loc", "fiber", "exptime")
+        }
+        mjd = row["exposures"]["mjd"]
+        assert (row["min_mjd"], row["max_mjd"]) == (min(mjd), max(mjd))
+        assert row["mean_mjd"] == pytest.approx(sum(mjd) / len(mjd))
+
+
+def test_exposures_are_null_where_redrock_has_no_exp_fibermap(
+    tile_folder: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    folder = copy_tile(tile_folder, tmp_path / "fits")
+    edit_fits(folder / TILE.file_name("redrock"), lambda hdus: hdus.pop("EXP_FIBERMAP"))
+    config = changed(settings, columns={"exposures": True}, transfer={"audit_fraction": 1})
+    _, marker, path = convert(TILE, folder, tmp_path / "out", config)
+    assert (marker["outcome"], marker["second_reader"]) == ("converted", True), marker["reason"]
+    exposures = pq.read_table(path, columns=["exposures"], partitioning=None).column(0)
+    assert exposures.null_count == len(exposures) > 0

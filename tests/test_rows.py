@@ -121,7 +121,7 @@ def test_rows_and_files_give_the_same_parquet_on_every_variant(
                        "objtypes": ["TGT", "SKY"]}},
         {"selection": {"preset": "desi_qso"}},
         {"selection": {"spectypes": ["STAR"]}, "spectra": {"cameras": "separate"},
-         "columns": {"fibermap": "all", "scores": True, "rrdetails_scans": True,
+         "columns": {"fibermap": "all", "scores": True, "exposures": True, "rrdetails_scans": True,
                      "qso_mgii": True, "qso_qn": True}},
         {"columns": {"emline": False, "rrdetails": False}},
     ],

@@ -23,7 +23,7 @@ from desi_fits_to_parquet.record.schema import (
 )
 
 EVERYTHING = {
-    "fibermap": "all", "scores": True, "emline": True, "rrdetails": True,
+    "fibermap": "all", "scores": True, "exposures": True, "emline": True, "rrdetails": True,
     "rrdetails_scans": True, "qso_mgii": True, "qso_qn": True,
 }  # fmt: skip
 

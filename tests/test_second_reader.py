@@ -20,7 +20,7 @@ Settings = dict[str, Any]
 
 pytestmark = pytest.mark.filterwarnings("ignore::astropy.units.UnitsWarning")
 
-EVERYTHING = {"fibermap": "all", "scores": True, "rrdetails_scans": True,
+EVERYTHING = {"fibermap": "all", "scores": True, "exposures": True, "rrdetails_scans": True,
               "qso_mgii": True, "qso_qn": True}  # fmt: skip
 
 

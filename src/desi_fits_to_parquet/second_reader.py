@@ -10,6 +10,7 @@ astropy takes a second to import, so nothing of it is imported before a tile is 
 """
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,6 +32,7 @@ Array = npt.NDArray[Any]
 
 _TABLES = (
     ("redrock", "REDSHIFTS"), ("coadd", "FIBERMAP"), ("redrock", "TSNR2"), ("coadd", "SCORES"),
+    ("redrock", "EXP_FIBERMAP"),
     ("emline", "EMLINEFIT"), ("qso_mgii", "MGII"), ("qso_qn", "QN_RR"),
 )  # fmt: skip
 """Where the columns of the record come from; of two of one name the first counts."""
@@ -295,20 +297,50 @@ def _compare_columns(
     for column, stored in columns.items():
         if column == "_healpix_29":
             _compare_pixels(stored.to_numpy(), columns, targetid, name)
+        elif column == "exposures":
+            expected = _exposures(tables.get(("redrock", "EXP_FIBERMAP")), targetid, stored.type)
+            _compare_structs(column, stored, expected, targetid, name)
         elif column in ("rrdetails", "rrdetails_scans"):
             read = _best_fits if column == "rrdetails" else _scans
             _compare_structs(column, stored, read(details, targetid, stored.type), targetid, name)
+        elif column.endswith("_mjd") and "exposures" in columns and not _has(tables, column):
+            kind = columns["exposures"].type
+            each = _exposures(tables.get(("redrock", "EXP_FIBERMAP")), targetid, kind)
+            _compare_mjd(column, stored, each, targetid, name)
         elif column in made:
             _compare_values(column, stored, made[column], np.ones(n, bool), targetid, name)
         else:
             source = {"z_rr": "z", "zerr_rr": "zerr"}.get(column, column)
-            table = next((t for t in tables.values() if source in t.columns), None)
+            table = _has(tables, source)
             rows = [-1 if table is None else table.rows.get(t, -1) for t in targetid.tolist()]
             there = np.array(rows) >= 0
             values: Array = np.zeros(0)
             if table is not None and there.any():
                 values = table.data[table.columns[source]][[row for row in rows if row >= 0]]
             _compare_values(column, stored, values, there, targetid, name)
+
+
+def _compare_mjd(
+    column: str,
+    stored: pa.Array,
+    exposures: Sequence[dict[str, Any] | None],
+    targetid: Array,
+    name: str,
+) -> None:
+    """Compare lowest, highest or mean MJD with that of each target's exposures."""
+    each = [one["mjd"].tolist() for one in exposures if one is not None]
+    if column == "mean_mjd":
+        values = [math.fsum(mjd) / len(mjd) for mjd in each]
+    else:
+        values = [min(mjd) if column == "min_mjd" else max(mjd) for mjd in each]
+    there = np.array([one is not None for one in exposures], bool)
+    _compare_values(column, stored, np.array(values, np.float64), there, targetid, name)
+
+
+def _has(tables: Mapping[tuple[str, str], _Table], column: str) -> _Table | None:
+    """Return the first table with a row a target that has a column, None where none has it."""
+    found = (t for (_, hdu), t in tables.items() if hdu != "EXP_FIBERMAP" and column in t.columns)
+    return next(found, None)
 
 
 def _compare_values(
@@ -358,6 +390,22 @@ def _compare_pixels(
     if far.any():
         raise _differs(name, f"column _healpix_29 is {pixel[far.argmax()]}, which is elsewhere",
                        targetid[far.argmax()])  # fmt: skip
+
+
+def _exposures(
+    table: _Table | None, targetid: Array, kind: pa.DataType
+) -> list[dict[str, Any] | None]:
+    """Read the exposures of each target, lowest EXPID first; None for one that has none."""
+    exposures: list[dict[str, Any] | None] = []
+    for target in targetid.tolist():
+        if table is None:
+            exposures.append(None)
+            continue
+        rows = table.data[table.data["TARGETID"] == target]
+        rows = rows[np.argsort(rows["EXPID"], kind="stable")]
+        read = {member.name: np.array(rows[member.name.upper()]) for member in kind}
+        exposures.append(read if len(rows) else None)
+    return exposures
 
 
 def _best_fits(details: Any, targetid: Array, kind: pa.DataType) -> list[dict[str, Any] | None]:

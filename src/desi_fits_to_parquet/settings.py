@@ -53,6 +53,7 @@ class ColumnsSettings(TypedDict):
     fibermap: Literal["default", "all"] | list[str]
     scores: bool
     tsnr2: list[str]
+    exposures: bool
     emline: bool
     rrdetails: bool
     rrdetails_scans: bool

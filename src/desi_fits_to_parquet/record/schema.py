@@ -70,6 +70,9 @@ _VOTABLE_TYPES = {
 HATS_INDEX = f"_healpix_{HATS_ORDER}"
 """Field by which HATS catalogues find and cross-match positions."""
 
+EXPOSURE_COLUMNS = ("NIGHT", "EXPID", "MJD", "TILEID", "PETAL_LOC", "FIBER", "EXPTIME")
+"""Columns of EXP_FIBERMAP that `columns.exposures` gives."""
+
 FINGERPRINT_KEY = "desi_fits_to_parquet.schema"
 """Key of the schema's fingerprint."""
 
@@ -144,6 +147,8 @@ def record_fields(settings: Settings) -> tuple[Field, ...]:
             _made("zerr_rr", pa.float64(), "stat.error;src.redshift", "Error of z_rr"),
         ]  # fmt: skip
     fibermap = set(fibermap_columns(chosen["fibermap"]))
+    if chosen["exposures"]:
+        fibermap |= {"MIN_MJD", "MAX_MJD", "MEAN_MJD"}
     fields += [_copied(c) for c in tables["coadd", "FIBERMAP"] if c.name in fibermap]
     if chosen["scores"]:
         # redrock's TSNR2 is a copy of most of SCORES: these columns come once
@@ -163,6 +168,11 @@ def record_fields(settings: Settings) -> tuple[Field, ...]:
             for c in table
             if c.name not in ("TARGETID", "RA", "DEC") and not c.name.endswith("DESI_TARGET")
         ]
+    if chosen["exposures"]:
+        meaning = (
+            "Exposures of the target, by expid: night, tile, fibre, MJD (d), exposure time (s)"
+        )
+        fields.append(_made("exposures", exposures_type(), "", meaning))
     if chosen["rrdetails"]:
         fields.append(_made("rrdetails", fits_type(), "", "Redrock's best fits, lowest chi2 first"))
     if chosen["rrdetails_scans"]:
@@ -185,6 +195,18 @@ def fits_type() -> pa.DataType:
         ("deltachi2", pa.float64()), ("npixels", pa.int64()), ("znum", pa.int64()),
     )  # fmt: skip
     return pa.struct([pa.field(name, list_of(kind)) for name, kind in members])
+
+
+def exposures_type() -> pa.DataType:
+    """Return the type of `exposures`: a struct of lists of equal length, an item an exposure.
+
+    It is no list of structs for the same reason as `fits_type`. `mjd` is in days, `exptime` in
+    seconds.
+    """
+    known = {c.name: c for c in _tables()["redrock", "EXP_FIBERMAP"]}
+    return pa.struct(
+        [pa.field(n.lower(), list_of(_ARROW_TYPES[known[n].type])) for n in EXPOSURE_COLUMNS]
+    )
 
 
 def scans_type() -> pa.DataType:

@@ -3,7 +3,9 @@
 Fields of a file, a target or an optional column that is not there are null.
 """
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from desi_fits_to_parquet.columns import load_columns
-from desi_fits_to_parquet.formats.arrow import lists, numbers, row_lists, strings, structs
+from desi_fits_to_parquet.formats.arrow import (
+    as_numbers,
+    lists,
+    numbers,
+    row_lists,
+    strings,
+    structs,
+)
+from desi_fits_to_parquet.formats.fits import Fits
 from desi_fits_to_parquet.formats.fits_tables import (
     check_column,
     convert_values,
@@ -30,7 +40,14 @@ from desi_fits_to_parquet.formats.hdf5 import (
 )
 from desi_fits_to_parquet.outcomes import BadTile
 from desi_fits_to_parquet.record.opened import OpenedTile
-from desi_fits_to_parquet.record.schema import HATS_INDEX, Field, fits_type, scans_type
+from desi_fits_to_parquet.record.schema import (
+    EXPOSURE_COLUMNS,
+    HATS_INDEX,
+    Field,
+    exposures_type,
+    fits_type,
+    scans_type,
+)
 from desi_fits_to_parquet.record.selection import check_of_tile, check_unique, match_rows
 from desi_fits_to_parquet.tile import REQUIRED_KINDS
 
@@ -80,6 +97,12 @@ def read_tables(
             arrays |= _read_fields(opened, kind, extname, wanted)
         else:
             arrays |= {field.name: pa.nulls(n, field.type) for field in wanted}
+    if any(field.name == "exposures" for field in fields):
+        arrays["exposures"] = read_exposures(opened.fits["redrock"], selection.targetid)
+        if arrays["exposures"].null_count < n:
+            made = _mjd_of(arrays["exposures"])
+            # FIBERMAP of DR1 does not have these columns, later ones do
+            arrays |= {name: made[name] for name in made if arrays[name].null_count == n}
     if preset == "desi_qso":
         arrays |= {
             "z_rr": arrays["z"],
@@ -159,6 +182,59 @@ def to_arrow(
     if values.ndim != 1:
         raise BadTile("corrupt_source", f"{where} holds {values.shape[1]} values a row, not one")
     return numbers(kind, convert_values(values, kind.to_pandas_dtype(), where), absent)
+
+
+def read_exposures(redrock: Fits, targetid: npt.NDArray[np.int64]) -> pa.Array:
+    """Read the exposures of some targets, each target's in increasing order of EXPID.
+
+    They stand in redrock's copy of EXP_FIBERMAP, which costs nothing: redrock is always fetched
+    whole, so the coadd's need not be.
+
+    Returns
+    -------
+    pyarrow.Array
+        Of the type `schema.exposures_type()`; null where a target has no exposure there.
+
+    Raises
+    ------
+    BadTile
+        `corrupt_source` where a column is missing or holds what it cannot.
+    """
+    kind = exposures_type()
+    if "EXP_FIBERMAP" not in redrock.hdus:
+        return pa.nulls(len(targetid), kind)
+    table = read_columns(redrock, "EXP_FIBERMAP", ("TARGETID", *EXPOSURE_COLUMNS))
+    place = {target: i for i, target in enumerate(targetid.tolist())}
+    of = np.array([place.get(target, -1) for target in table["TARGETID"].tolist()], np.int64)
+    rows = np.lexsort((table["EXPID"], of))
+    rows = rows[of[rows] >= 0]
+    lengths = np.bincount(of[rows], minlength=len(targetid))
+    members = []
+    for member, name in zip(kind, EXPOSURE_COLUMNS, strict=True):
+        item = member.type.value_type
+        where = f"{redrock.source}: HDU EXP_FIBERMAP, column {name}"
+        values = convert_values(table[name][rows], item.to_pandas_dtype(), where)
+        members.append(lists(member.type, lengths, numbers(item, values), lengths == 0))
+    return structs(kind, members, lengths == 0)
+
+
+def _mjd_of(exposures: pa.Array) -> dict[str, pa.Array]:
+    """Return lowest, highest and mean MJD of each target's exposures."""
+    mjd = exposures.field("mjd")
+    values, ends = as_numbers(mjd.values), as_numbers(mjd.offsets).tolist()
+    each = [values[a:b].tolist() for a, b in itertools.pairwise(ends)]
+    missing = np.array([not one for one in each], bool)
+    ways: dict[str, Callable[[list[float]], float]] = {
+        "min_mjd": min,
+        "max_mjd": max,
+        "mean_mjd": lambda one: math.fsum(one) / len(one),
+    }
+    return {
+        name: numbers(
+            pa.float64(), np.array([way(one) if one else 0.0 for one in each], np.float64), missing
+        )
+        for name, way in ways.items()
+    }
 
 
 def read_best_fits(details: "h5py.File | None", targetid: npt.NDArray[np.int64]) -> pa.Array:
