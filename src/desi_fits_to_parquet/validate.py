@@ -1,4 +1,4 @@
-"""Comparing a tile's Parquet with its FITS files, as this project reads them, and writing down the outcome.
+"""Comparing a tile's Parquet with its FITS files as this project reads them; the tile's outcome.
 
 The Parquet is read back and compared with the FITS read again: schema, targets, every field of the
 tables, and every pixel within the bound of the configured precision. That proves what the fusion
