@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: help env reference lsdb slurm demo status test test-reference test-lsdb test-faults test-slurm fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query lint format lock clean
+.PHONY: help env reference lsdb slurm demo status test test-reference test-lsdb test-faults test-servers test-slurm fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query lint format lock clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 22
@@ -35,6 +35,12 @@ $(VENV)/.slurm: requirements-slurm.lock $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements-slurm.lock
 	@touch $@
 
+# Two S3 servers beside moto's: s3rver from npm, Swift from PyPI.
+$(VENV)/.servers: requirements-servers.lock $(VENV)/.installed tests/servers/package-lock.json
+	@npm ci --prefix tests/servers --ignore-scripts --no-audit --no-fund --silent
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements-servers.lock
+	@touch $@
+
 $(VENV)/.fuzz: requirements-fuzz.lock $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements-fuzz.lock
 	@touch $@
@@ -58,6 +64,9 @@ test-lsdb: lsdb  ## run the tests that open the collection in LSDB
 test-faults: env  ## a thousand seeded runs under random faults (ten minutes)
 	@DESI_FAULT_RUNS=1000 $(BIN)/python -m pytest tests/test_faults.py -k random --timeout 3000 -o junit_family=xunit1 \
 	    --junitxml=results/test-faults.xml
+
+test-servers: env $(VENV)/.servers  ## run the workflow over S3 servers of other kinds: s3rver, Swift (needs Node.js 17)
+	@$(BIN)/python -m pytest tests/servers/check_servers.py
 
 test-slurm: slurm  ## run the workflow on a real Slurm, which it installs and stops (root on Debian)
 	@$(BIN)/python -m pytest tests/slurm/check_slurm.py
@@ -87,7 +96,7 @@ lint: env  ## formatters and linters, as CI runs them
 format: env  ## rewrite the code in the project's style
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/snakefmt Snakefile rules
 
-lock:  ## resolve the dependencies again (needs uv)
+lock:  ## resolve the dependencies again (needs uv and npm)
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	    --python-version 3.11 --extra test pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
@@ -99,6 +108,9 @@ lock:  ## resolve the dependencies again (needs uv)
 	    --python-version 3.11 --extra slurm -c requirements.lock pyproject.toml -o requirements-slurm.lock
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	    --python-version 3.11 --extra fuzz -c requirements.lock pyproject.toml -o requirements-fuzz.lock
+	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	    --python-version 3.11 --extra servers -c requirements.lock pyproject.toml -o requirements-servers.lock
+	npm install --prefix tests/servers --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts
 
 clean:  ## remove the environment and what the demo wrote
 	rm -rf $(VENV) results/demo .snakemake

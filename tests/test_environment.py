@@ -50,6 +50,7 @@ def test_locks_satisfy_the_bounds_of_pyproject():
         ("requirements-lsdb.lock", (None, "lsdb")),
         ("requirements-slurm.lock", (None, "slurm")),
         ("requirements-fuzz.lock", (None, "fuzz")),
+        ("requirements-servers.lock", (None, "servers")),
     ):
         lock = locked(file)
         for extra in extras:
@@ -58,7 +59,8 @@ def test_locks_satisfy_the_bounds_of_pyproject():
 
 
 @pytest.mark.parametrize(
-    "file", [f"requirements-{name}.lock" for name in ("reference", "lsdb", "slurm", "fuzz")]
+    "file",
+    [f"requirements-{name}.lock" for name in ("reference", "lsdb", "slurm", "fuzz", "servers")],
 )
 def test_added_lock_changes_no_version_of_the_lock(file):
     lock = locked("requirements.lock")
@@ -68,7 +70,7 @@ def test_added_lock_changes_no_version_of_the_lock(file):
 
 
 def test_every_dependency_has_a_bound_above_and_below():
-    for extra in (None, "demo", "test", "reference", "lsdb", "slurm", "fuzz"):
+    for extra in (None, "demo", "test", "reference", "lsdb", "slurm", "fuzz", "servers"):
         for requirement in direct(extra):
             operators = {specifier.operator for specifier in requirement.specifier}
             assert operators == {">=", "<"}, requirement
@@ -80,9 +82,13 @@ def test_no_file_of_the_project_names_a_registry():
         "requirements-reference.lock",
         "requirements-lsdb.lock",
         "requirements-fuzz.lock",
+        "requirements-servers.lock",
+        "tests/servers/package-lock.json",
         "pyproject.toml",
     ):
-        assert "index-url" not in (REPOSITORY / file).read_text()
+        text = (REPOSITORY / file).read_text()
+        assert "index-url" not in text
+        assert '"resolved"' not in text
 
 
 def test_ci_begins_with_the_two_commands_of_the_readme_in_an_environment_of_their_own():
