@@ -10,7 +10,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PYTHON = {"python_version": "3.12", "python_full_version": "3.12.0"}
-CONDA_NAMES = {"snakemake-minimal": "snakemake", "matplotlib-base": "matplotlib"}
+CONDA_NAMES = {
+    "snakemake-minimal": "snakemake",
+    "matplotlib-base": "matplotlib",
+    "python-duckdb": "duckdb",
+}
 
 
 def locked(file: str) -> dict[str, str]:

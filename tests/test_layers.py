@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "compare": {"vocabulary", "record", "report"},
     "collection": {"vocabulary", "formats", "record.schema"},
     "readers": {"vocabulary"},
+    "reader": {"vocabulary", "archive", "record", "readers"},
     "run": {"vocabulary", "archive", "discover", "download", "record", "validate", "report"},
     "simulate": {"vocabulary", "formats", "archive", "run"},
 }

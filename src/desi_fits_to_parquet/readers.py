@@ -1,10 +1,10 @@
 """Reading the Parquet files where a reader needs help."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -72,33 +72,87 @@ def read_rows(
     Raises
     ------
     ValueError
-        Where `files` and `rows` differ in length.
+        Where `files` and `rows` differ in length, or a file lacks a column.
     IndexError
         Where a file has no such row.
+    FileNotFoundError
+        Where there is no such file.
+    """
+
+    def open_file(file: str, *_: Any) -> pq.ParquetFile:
+        return pq.ParquetFile(Path(results, file))
+
+    return gather_rows(open_file, files, rows, columns)
+
+
+Opener = Callable[[str, Sequence[int], Sequence[str] | None], pq.ParquetFile]
+"""Opens a file by its name, told which rows and columns of it will be read."""
+
+
+def gather_rows(
+    open_file: Opener,
+    files: Iterable[str],
+    rows: Iterable[int],
+    columns: Sequence[str] | None = None,
+    threads: int | None = None,
+) -> pa.Table:
+    """Read single rows of files, wherever these are: `read_rows` with the way to open them.
+
+    Parameters
+    ----------
+    open_file
+        Called once for each file, in any thread.
+    files, rows, columns
+        As in `read_rows`.
+    threads
+        How many files are read at once; by default some more than there are cores.
+
+    Raises
+    ------
+    ValueError, IndexError
+        As `read_rows`, and what `open_file` raises.
     """
     wanted: dict[str, list[tuple[int, int]]] = {}
     for place, (file, row) in enumerate(zip(files, rows, strict=True)):
         wanted.setdefault(str(file), []).append((int(row), place))
-    paths = [Path(results, file) for file in wanted]
+
+    def read(file: str, pairs: list[tuple[int, int]]) -> pa.Table:
+        numbers = [row for row, _ in pairs]
+        with open_file(file, numbers, columns) as parquet:
+            return _read_rows(file, parquet, numbers, columns)
+
     pairs = [sorted(pairs) for pairs in wanted.values()]
-    with ThreadPoolExecutor() as threads:
-        numbers = ([row for row, _ in some] for some in pairs)
-        tables = list(threads.map(_read_rows, paths, numbers, [columns] * len(paths)))
+    with ThreadPoolExecutor(threads) as pool:
+        tables = list(pool.map(read, wanted, pairs))
     places = np.array([place for some in pairs for _, place in some], np.int64)
     return pa.concat_tables(tables).take(pa.array(np.argsort(places))) if tables else pa.table({})
 
 
-def _read_rows(path: Path, rows: list[int], columns: Sequence[str] | None) -> pa.Table:
+def group_rows(metadata: pq.FileMetaData, rows: Sequence[int]) -> list[tuple[int, list[int]]]:
+    """Return the row groups that hold any of some rising rows, and these rows within each."""
+    groups, first = [], 0
+    for group in range(metadata.num_row_groups):
+        stop = first + metadata.row_group(group).num_rows
+        here = [row - first for row in rows if first <= row < stop]
+        if here:
+            groups.append((group, here))
+        first = stop
+    return groups
+
+
+def _read_rows(
+    file: str, parquet: pq.ParquetFile, rows: list[int], columns: Sequence[str] | None
+) -> pa.Table:
     """Read rows of one file; `rows` rise."""
-    tables, first = [], 0
-    with pq.ParquetFile(path) as parquet:
-        for group in range(parquet.num_row_groups):
-            stop = first + parquet.metadata.row_group(group).num_rows
-            here = [row - first for row in rows if first <= row < stop]
-            if here:
-                table = parquet.read_row_group(group, columns, use_threads=False)
-                tables.append(table.take(pa.array(here)))
-            first = stop
+    names = parquet.schema_arrow.names
+    if missing := [name for name in columns or () if name.split(".")[0] not in names]:
+        raise ValueError(f"{file} has no column {', '.join(missing)}; it has {', '.join(names)}")
+    tables = []
+    for group, here in group_rows(parquet.metadata, rows):
+        table = parquet.read_row_group(group, columns, use_threads=False)
+        tables.append(table.take(pa.array(here)))
     if sum(map(len, tables)) < len(rows):
-        raise IndexError(f"{path} has {first} rows: not all of {rows} are there")
+        raise IndexError(
+            f"{file} has {parquet.metadata.num_rows} rows: not all of {rows} are there"
+        )
     return pa.concat_tables(tables)
