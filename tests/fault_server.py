@@ -136,6 +136,11 @@ class _Handler(BaseHTTPRequestHandler):
         match = self.headers.get("If-Match")
         if fault == "changed" or (match and match.strip('"') != etag(data) and fault is None):
             return self._error(412, "PreconditionFailed")
+        if self.headers.get("If-None-Match", "").strip('"') == etag(data):
+            self.send_response(304)
+            self.send_header("ETag", f'"{etag(data)}"')
+            self.end_headers()
+            return None
         if span and start >= len(data):
             return self._error(416, "InvalidRange")
         return self._object(data, start, stop, bool(span), fault)

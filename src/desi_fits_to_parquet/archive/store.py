@@ -1,8 +1,9 @@
 """How obstore opens the archive's bucket, and what its answers are held to."""
 
 import threading
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from obstore.store import S3Store
 
@@ -13,6 +14,7 @@ from desi_fits_to_parquet.tiles_csv import Source
 
 if TYPE_CHECKING:
     from obstore import GetResult, ObjectMeta
+    from obstore.store import ClientConfig, RetryConfig
 
 SMALLEST_LIMIT_BYTES = 1 << 16
 
@@ -64,23 +66,51 @@ class Stores:
             return self._stores[most]
 
     def _open(self, largest: int) -> S3Store:
-        region = self._archive["region"]
-        endpoint = self._archive["endpoint"] or f"https://s3.{region}.amazonaws.com"
-        return S3Store(
+        return open_bucket(
             self._archive["bucket"],
-            region=region,
-            virtual_hosted_style_request=False,
-            # always named, under both names: obstore would take another one from the environment
-            **{"endpoint": endpoint, "aws_endpoint_url_s3": endpoint, **self._signing},
-            client_options={
-                "allow_http": True,
+            self._archive["region"],
+            self._archive["endpoint"],
+            self._signing,
+            {
                 "connect_timeout": min(self._patience, timedelta(seconds=10)),
                 "read_timeout": self._patience,
                 "timeout": self._patience + timedelta(seconds=largest / SLOWEST_BYTES_PER_S),
                 "pool_max_idle_per_host": str(self._connections),
             },
-            retry_config={"max_retries": 0},
+            {"max_retries": 0},
         )
+
+
+def open_bucket(
+    bucket: str,
+    region: str,
+    endpoint: str | None,
+    signing: Mapping[str, Any],
+    client: "ClientConfig",
+    retries: "RetryConfig",
+) -> S3Store:
+    """Open a bucket; it does not connect before a request is sent.
+
+    Parameters
+    ----------
+    bucket, region, endpoint
+        Where it is; by default the endpoint is that of AWS in the region.
+    signing
+        From `credentials.store_arguments`.
+    client, retries
+        Limits of time and the like, as obstore takes them.
+    """
+    endpoint = endpoint or f"https://s3.{region}.amazonaws.com"
+    # the endpoint is named under both names: obstore would take another one from the environment
+    named: dict[str, Any] = {"endpoint": endpoint, "aws_endpoint_url_s3": endpoint, **signing}
+    return S3Store(
+        bucket,
+        region=region,
+        virtual_hosted_style_request=False,
+        client_options={"allow_http": True, **client},
+        retry_config=retries,
+        **named,
+    )
 
 
 def quoted(source: Source) -> str:

@@ -39,13 +39,34 @@ _WITH_SPECTRA = (
 )
 
 
-def open_catalog(place: str | Path) -> "Catalog":
-    """Open the collection that a run wrote, without reading it.
+def open_catalog(
+    place: str | Path,
+    *,
+    endpoint: str | None = None,
+    region: str | None = None,
+    profile: str | None = None,
+    cache: str | Path | None = None,
+) -> "Catalog":
+    """Open the collection that a run wrote, without reading its spectra.
+
+    From elsewhere the catalogue is fetched once and kept on this disk; opened again, it is fetched
+    where it has changed. A spectrum then costs the ranges of its row group.
 
     Parameters
     ----------
     place
-        The folder of the results.
+        The folder of the results; or where a copy of it is: `s3://bucket/prefix`, or its address
+        on a web server, `https://...`.
+    endpoint
+        Of an S3 service that is not AWS; by default what `AWS_ENDPOINT_URL_S3` or
+        `AWS_ENDPOINT_URL` say.
+    region
+        Of the bucket; by default what `AWS_REGION` or `AWS_DEFAULT_REGION` say, or us-west-2.
+    profile
+        AWS profile whose keys sign the requests; by default they are not signed.
+    cache
+        Folder for catalogues from elsewhere; by default `desi-fits-to-parquet` in
+        `XDG_CACHE_HOME` or `~/.cache`.
 
     Returns
     -------
@@ -58,6 +79,8 @@ def open_catalog(place: str | Path) -> "Catalog":
         Where there is no such folder, or a file of the collection is missing.
     ValueError
         Where it is no collection that this project wrote.
+    ConnectionError
+        Where the server does not answer as it should.
 
     Examples
     --------
@@ -68,6 +91,14 @@ def open_catalog(place: str | Path) -> "Catalog":
     >>> spectra = some.spectra(columns=["flux", "ivar"])
     >>> spectra[0].plot()
     """
+    scheme = str(place).partition("://")[0] if "://" in str(place) else None
+    if scheme in ("s3", "http", "https"):
+        from desi_fits_to_parquet.reader.remote import Remote
+
+        kept = Path(cache) if cache else None
+        return _open(Remote(str(place), endpoint, region, profile, kept))
+    if scheme:
+        raise ValueError(f"{place}: a folder, s3://, http:// or https://, no {scheme}://")
     return _open(Folder(Path(place)))
 
 

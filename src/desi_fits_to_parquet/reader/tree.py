@@ -31,7 +31,7 @@ class Tree(Protocol):
 
     def read_rows(
         self,
-        files: Iterable[str],
+        files: Sequence[str],
         rows: Iterable[int],
         sizes: Iterable[int],
         columns: Sequence[str],
@@ -64,7 +64,7 @@ class Folder:
 
     def read_rows(
         self,
-        files: Iterable[str],
+        files: Sequence[str],
         rows: Iterable[int],
         sizes: Iterable[int],
         columns: Sequence[str],
