@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("`make test-reference` installs desispec, specutils and fitsio")
     if item.get_closest_marker("lsdb") and not importlib.util.find_spec("lsdb"):
         pytest.skip("`make test-lsdb` installs LSDB")
+
+
+def fault_tests() -> set[str]:
+    """Names of the tests that `docs/faults.md` names."""
+    return set(re.findall(r"`(test_\w+)`", (REPOSITORY / "docs/faults.md").read_text()))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how many faults were tried: each case of such a test, or what it records as `faults`."""
+    named = fault_tests()
+    tried = [
+        dict(report.user_properties).get("faults", 1)
+        for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+        if report.nodeid.partition("[")[0].rpartition("::")[2] in named
+    ]
+    if tried:
+        terminalreporter.write_line(f"{sum(tried)} faults were tried in {len(tried)} tests.")
 
 
 @pytest.fixture

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fault_server
 import pytest
 from fault_server import Service, serve
 
 from desi_fits_to_parquet.archive.errors import ArchiveUnreachable, NothingFound
-from desi_fits_to_parquet.discover import discover_tiles
+from desi_fits_to_parquet.discover import discover_tiles, relist_tiles
 from desi_fits_to_parquet.tile import FILE_KINDS, LAYOUTS, Tile, parse_key
 from desi_fits_to_parquet.tiles_csv import Sources, read_pixels, read_tiles
 
@@ -158,6 +159,28 @@ def test_odd_keys_are_left_out_named_and_change_nothing_else(
 @pytest.mark.parametrize("key", HOSTILE)
 def test_a_hostile_key_is_no_tile(key: str) -> None:
     assert parse_key(key, PREFIX, LAYOUTS["healpix"]) is None
+
+
+def test_a_tile_that_is_listed_anew_gets_no_file_with_an_odd_etag(
+    service: Service, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = discover(service, settings, tmp_path)
+    tile = Tile("main", "dark", 10000)
+    odd = service.objects[before[tile]["emline"]["key"]]
+    right = fault_server.etag
+    monkeypatch.setattr(fault_server, "etag", lambda data: "a,b" if data == odd else right(data))
+    archive = settings["archive"] | {"endpoint": service.endpoint}
+    relist_tiles(archive, tmp_path / "tiles.csv", [tile])
+    before[tile].pop("emline")
+    assert read_tiles(tmp_path / "tiles.csv") == before
+
+
+def test_a_bucket_in_another_region_is_named_with_it(
+    service: Service, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    service.choose = lambda asked: "moved"
+    with pytest.raises(ArchiveUnreachable, match=r"in region eu-west-1, archive\.region says us-"):
+        discover(service, settings, tmp_path)
 
 
 @pytest.mark.parametrize("fault", ["slow_down", "html"])

@@ -4,6 +4,7 @@ import copy
 import csv
 import os
 import random
+import re
 import shutil
 import time
 from collections import Counter
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, fault_tests
 from fault_server import Asked, Service, serve
 from fusion_tiles import different_columns
 from running import Work, checkout
@@ -235,7 +236,10 @@ def run(
         yield Run(work, archive, work.run(service.endpoint, config=transfer))
 
 
-def test_every_fault_ends_in_the_outcome_of_the_contract_and_no_other_tile_suffers(run: Run):
+def test_every_fault_ends_in_the_outcome_of_the_contract_and_no_other_tile_suffers(
+    run: Run, record_property: Callable[[str, object], None]
+):
+    record_property("faults", len(CASES) - 1)
     outcomes = {tile.number: marker["outcome"] for tile, marker in run.work.markers().items()}
     found = {name: outcomes[tile.number] for name, tile in run.archive.tiles.items()}
     assert found == {name: case.outcome for name, case in CASES.items()}
@@ -370,7 +374,7 @@ def test_random_faults_never_end_as_converted_with_wrong_data(
         for i, objects in enumerate((old, archive.newer, without_emline, without_details))
     ]
     outcomes: Counter[str] = Counter()
-    slowest = 0.0
+    slowest, faults = 0.0, 0
     for seed in range(RUNS // 2):
         rng = random.Random(f"{mode} {seed}")
         objects = dict(old)
@@ -379,7 +383,8 @@ def test_random_faults_never_end_as_converted_with_wrong_data(
         begun = time.monotonic()
         with serve(objects) as service:
             kinds = (*FAULTS, "flip", "flip") if mode == "files" or audit else FAULTS
-            service.choose = random_faults(rng, kinds, service, archive.newer, damage)
+            committed: Counter[str] = Counter()
+            service.choose = random_faults(rng, kinds, service, archive.newer, damage, committed)
             changed = copy.deepcopy(settings)
             changed["archive"]["endpoint"] = service.endpoint
             changed["transfer"] |= {"mode": mode, "attempts": 3, "timeout_s": 0.5,
@@ -388,6 +393,7 @@ def test_random_faults_never_end_as_converted_with_wrong_data(
         record = fuse_tile(tile, folder / "fits", folder / "parquet", changed)
         marker = validate_tile(tile, folder / "fits", folder / "parquet", record, changed)
         slowest = max(slowest, time.monotonic() - begun)
+        faults += committed.total() + (damage != "none")
         outcomes[marker["outcome"]] += 1
         where = f"seed {seed}, {damage}: {marker['outcome']} {marker['reason']}"
         assert marker["outcome"] in OUTCOMES, where
@@ -402,15 +408,21 @@ def test_random_faults_never_end_as_converted_with_wrong_data(
         shutil.rmtree(folder)
     record_property("outcomes", dict(outcomes))
     record_property("slowest_s", round(slowest, 1))
+    record_property("faults", faults)
     assert slowest < SLOWEST_RUN_S
     assert outcomes.keys() == {"converted", "missing_source", "corrupt_source", "unreachable"}
 
 
 def random_faults(
-    rng: random.Random, known: Sequence[str], service: Service, newer: Objects, damage: str
+    rng: random.Random,
+    known: Sequence[str],
+    service: Service,
+    newer: Objects,
+    damage: str,
+    committed: Counter[str],
 ) -> Callable[[Asked], str | None]:
-    """Choose from three kinds of faults at a random share of requests; sometimes, a newer tile
-    takes the place of the undamaged one in the middle of it all."""
+    """Choose from three kinds of faults at a random share of requests, and count them; sometimes, a
+    newer tile takes the place of the undamaged one in the middle of it all."""
     kinds = rng.sample(known, 3)
     share = rng.choice([0.0, 0.02, 0.1, 0.5])
     replaced_at = rng.choice([1, 3, 8]) if damage == "none" and rng.random() < 0.5 else None
@@ -420,6 +432,30 @@ def random_faults(
             service.objects.update(newer)
         if asked.kind == "list":  # each costs botocore's own pauses
             return "slow_down" if rng.random() < share / 5 else None
-        return str(rng.choice(kinds)) if rng.random() < share else None
+        if rng.random() >= share:
+            return None
+        fault = str(rng.choice(kinds))
+        committed[fault] += 1
+        return fault
 
     return choose
+
+
+# ------------------------------------------------------------------------------------ their list
+
+
+def test_the_list_of_faults_names_a_test_of_each_that_is_there():
+    text = (REPOSITORY / "docs/faults.md").read_text()
+    tests = "".join(path.read_text() for path in (REPOSITORY / "tests").glob("test_*.py"))
+    there = set(re.findall(r"^def (test_\w+)", tests, re.M))
+    rows = re.findall(r"^\| (?!fault |---)(.*?) \|.* \| (.*?) \|$", text, re.M)
+    assert len(rows) > 50
+    for fault, cell in rows:
+        named = re.findall(r"`(\w+)`|\*([^*]+)\*", cell)
+        assert named or cell.startswith("none: "), fault
+        for test, case in named:
+            assert test in there or case in CASES, (fault, test or case)
+    assert fault_tests() <= there
+    assert {case for _, cell in rows for case in re.findall(r"\*([^*]+)\*", cell)} == {
+        name for name in CASES if name != "nothing"
+    }

@@ -7,7 +7,8 @@ import random
 import signal
 import subprocess
 import threading
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
@@ -31,18 +32,27 @@ def kill_somehow(process: subprocess.Popen[bytes], how: str, chance: random.Rand
     elif how == "main":
         process.kill()
     else:
-        jobs = [
-            job
-            for job in psutil.Process(process.pid).children(recursive=True)
-            if any("_tile.py" in word for word in job.cmdline())
-        ]
+        jobs = jobs_of(process)
         if not jobs:
             return False
         chance.choice(jobs).kill()
     return True
 
 
-def test_run_killed_twenty_times_ends_with_the_parquet_of_an_undisturbed_one(tmp_path: Path):
+def jobs_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Return the jobs of tiles that a run has now."""
+    jobs = []
+    for job in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if any("_tile.py" in word for word in job.cmdline()):
+                jobs.append(job)
+    return jobs
+
+
+def test_run_killed_twenty_times_ends_with_the_parquet_of_an_undisturbed_one(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+):
+    record_property("faults", KILLS)
     archive = tmp_path / "archive"
     for tile in TILES:
         write_tile(archive, tile)
