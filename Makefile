@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: help env reference lsdb slurm demo status test test-reference test-lsdb test-faults test-servers test-slurm fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query lint format lock clean
+.PHONY: help env reference lsdb slurm demo status test test-reference test-lsdb test-faults test-servers test-slurm fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query benchmark-endurance lint format lock clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 22
@@ -85,6 +85,9 @@ benchmark-scale: env  ## measure the workflow at the size of DR1 (three quarters
 
 benchmark-query: env  ## measure building and asking a catalogue of the size of DR1 (a quarter of an hour)
 	@$(BIN)/python benchmarks/query.py
+
+benchmark-endurance: env  ## convert 500 tiles under all faults, kills and outages at once (half an hour)
+	@$(BIN)/python benchmarks/endurance.py
 
 lint: env  ## formatters and linters, as CI runs them
 	@$(BIN)/ruff format --check .
