@@ -32,6 +32,8 @@ FAULTS = {
     "silent": "no answer comes at all",
     "long": "the body is longer than was asked for, and Content-Length says so",
     "endless": "the body does not end, and Content-Length says so",
+    "endless_error": "503 with a body that does not end, at a few MB a second",
+    "huge_error": "503 with a Content-Length that is more than any memory",
     "trailing": "bytes that belong to nothing follow the body",
     "html": "a page of a proxy with status 200",
     "whole": "the whole object with status 200 where a range was asked for",
@@ -155,6 +157,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._error(301, "PermanentRedirect")
         if fault in statuses:
             return self._error(statuses[fault], "SlowDown" if fault == "slow_down" else "Fault")
+        if fault in ("endless_error", "huge_error"):
+            return self._endless_error(1 << 50 if fault == "huge_error" else None)
         if fault == "html":
             return self._page()
         if fault == "silent":
@@ -254,6 +258,16 @@ class _Handler(BaseHTTPRequestHandler):
         words = f"<Code>{code}</Code><Message>{code}</Message>{self.service.error_text}"
         body = f'<?xml version="1.0"?><Error>{words}</Error>'
         self._send(status, body.encode(), "application/xml")
+
+    def _endless_error(self, length: int | None) -> None:
+        self.send_response(503)
+        if length is None:
+            self.send_header("Connection", "close")
+        else:
+            self.send_header("Content-Length", str(length))
+        self.end_headers()
+        while not self.service.ended.wait(0.01):
+            self.wfile.write(bytes(1 << 16))
 
     def _page(self) -> None:
         self._send(200, b"<html><body>Please log in to the network.</body></html>", "text/html")

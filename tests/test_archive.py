@@ -1,6 +1,10 @@
 """Requests to the archive: each fault on a real socket, retries, limits, adaptation."""
 
 import hashlib
+import json
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -139,6 +143,41 @@ def test_a_body_without_end_is_given_up_at_once_and_takes_no_memory(
         with pytest.raises(Unreachable, match="more bytes came than the 30000 that were asked for"):
             link.fetch(SOURCE, 1000, 31000)
         assert link.received[KEY] < 8 << 20
+
+
+def test_an_error_whose_body_does_not_end_is_given_up_in_time(
+    service: Service, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "SLOWEST_BYTES_PER_S", 1e6)
+    service.choose = lambda asked: "endless_error"
+    with link_to(service, settings, attempts=1) as link:
+        begun = time.monotonic()
+        with pytest.raises(Unreachable, match="no answer in time"):
+            link.fetch(SOURCE, 1000, 1100)
+        assert time.monotonic() - begun < 5, "the limit is 0.57 s"
+
+
+ONE_FETCH = """
+import json, sys
+from desi_fits_to_parquet.archive.link import Link
+archive, transfer, source = json.load(sys.stdin)
+with Link(archive, transfer) as link:
+    link.fetch(source, 1000, 1100)
+"""
+
+
+def test_an_error_that_announces_more_than_any_memory_ends_the_process_of_the_job(
+    service: Service, settings: dict[str, Any]
+) -> None:
+    """A fault of obstore: where it is mended, docs/faults.md must say so."""
+    service.choose = lambda asked: "huge_error"
+    archive = settings["archive"] | {"endpoint": service.endpoint}
+    given = json.dumps([archive, settings["transfer"] | {"attempts": 1, "timeout_s": 1}, SOURCE])
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_FETCH], input=given, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -signal.SIGABRT, done.stderr
+    assert "memory allocation of" in done.stderr
 
 
 def test_bytes_after_a_body_do_not_spoil_the_next_answer(
