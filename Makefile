@@ -83,7 +83,7 @@ benchmark-transfer: env  ## measure fetching over an emulated far link (seven mi
 benchmark-scale: env  ## measure the workflow at the size of DR1 (three quarters of an hour)
 	@$(BIN)/python benchmarks/scale.py
 
-benchmark-query: env  ## measure building and asking a catalogue of the size of DR1 (a quarter of an hour)
+benchmark-query: env  ## measure building and asking a catalogue of the size of DR1 (a quarter of an hour, needs nginx)
 	@$(BIN)/python benchmarks/query.py
 
 benchmark-endurance: env  ## convert 500 tiles under all faults, kills and outages at once (half an hour)

@@ -56,6 +56,7 @@ def serve_far(
             target=run_link, args=(port, bytes_per_s, round_trip_s, sent, theirs), daemon=True
         )
         link.start()
+        theirs.close()  # so that a link that does not start ends the waiting for it
         stack.callback(link.join)
         stack.callback(link.terminate)
         yield FarArchive(f"http://127.0.0.1:{ours.recv()}", sent)

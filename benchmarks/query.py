@@ -21,6 +21,7 @@ import duckdb
 import numpy as np
 from astropy_healpix import HEALPix
 from needs import check_needs
+from query_far import measure_far
 from query_tree import N_BRIGHT, N_DARK, REAL_EVERY, REPOSITORY, ROWS, write_tree
 
 from desi_fits_to_parquet.files import write_json
@@ -44,6 +45,14 @@ GOALS: dict[str, tuple[str, Callable[[float], bool], str]] = {
     "spectra_100_s": ("<= 0.8", lambda v: v <= 0.8, "flux, ivar, mask of 100 TARGETIDs"),
     "catalog_mb": ("<= 250", lambda v: v <= 250, "the catalogue without index and margin"),
     "build_s": ("<= 120", lambda v: v <= 120, "building the collection of 12,000 tiles"),
+    "remote_one_s": (
+        "<= 0.5",
+        lambda v: v <= 0.5,
+        "one spectrum by TARGETID over a link of 34 MB/s, 50 ms",
+    ),
+    "remote_one_mb": ("<= 0.6", lambda v: v <= 0.6, "what that fetches"),
+    "remote_requests": ("<= 2", lambda v: v <= 2, "and in how many requests"),
+    "remote_100_s": ("<= 3", lambda v: v <= 3, "100 spectra over the sky, over that link"),
     "build_mib": ("<= 1500", lambda v: v <= 1500, "peak memory of that"),
 }
 """Figures asked for: goal, test, meaning."""
@@ -52,6 +61,7 @@ BUILD = """
 import json, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
+from query_far import measure_far
 from query_tree import settings
 from desi_fits_to_parquet.collection.build import build_collection
 from desi_fits_to_parquet.tiles_csv import list_tiles
@@ -68,13 +78,15 @@ print(json.dumps({**figures, "seconds": seconds, "cpu": cpu, "mib": mib}))
 
 def main() -> None:
     """Measure everything, print it, write it."""
-    check_needs(6, Path(tempfile.gettempdir()))
+    check_needs(6, Path(tempfile.gettempdir()), "nginx")
     with tempfile.TemporaryDirectory(prefix="benchmark-query-") as name:
         results = Path(sys.argv[1] if len(sys.argv) > 1 else name)
         if not (results / "tiles.csv").exists():
             print(f"writing {N_DARK + N_BRIGHT:,} tiles (some minutes) ...", flush=True)
             write_tree(results)
-        figures = measure_build(results) | measure_queries(results)
+        figures = measure_build(results)
+        queries, targets = measure_queries(results)
+        figures |= queries | measure_far(results, targets)
     for key, (goal, reached, meaning) in GOALS.items():
         verdict = "reached" if reached(figures[key]) else "MISSED"
         print(f"{key:24} {figures[key]:12.5g}  goal {goal:9} {verdict:8} {meaning}")
@@ -110,8 +122,8 @@ def build(results: Path) -> dict[str, Any]:
     return answer
 
 
-def measure_queries(results: Path) -> dict[str, float]:
-    """Time the queries."""
+def measure_queries(results: Path) -> tuple[dict[str, float], list[int]]:
+    """Time the queries; return the targets of whole spectra that were asked for, too."""
     database = duckdb.connect(config={"threads": 2})
     catalog = f"'{results}/{CATALOG}/**/*.parquet'"
     rng = np.random.default_rng(8)
@@ -163,7 +175,7 @@ def measure_queries(results: Path) -> dict[str, float]:
         "targetid_all_columns_s": seconds(whole_rows),
         "spectra_100_s": seconds(spectra),
         "spectra_100_by_duckdb_s": seconds(spectra_by_duckdb),
-    }
+    }, targets
 
 
 def seconds(query: Callable[[], Any], times: int = 7) -> float:

@@ -103,14 +103,22 @@ def pa_buffer(data: bytes) -> Any:
     return pa.BufferReader(data)
 
 
+def asked_program(far: Catalog) -> str:
+    return str(far.head(1).to_arrow(["program"])["program"][0].as_py())
+
+
 def test_a_footer_that_is_longer_than_the_tail_is_fetched_whole(
     far: Catalog, service: Service, monkeypatch: pytest.MonkeyPatch, results: Path
 ) -> None:
-    monkeypatch.setattr("desi_fits_to_parquet.reader.remote._TAIL_BYTES", 1000)
+    monkeypatch.setattr(far._collection.tree, "_tail_bytes", 1000)
     monkeypatch.setattr("desi_fits_to_parquet.reader.remote._TAIL_SHARE", 0)
     spectra = far.head(1).spectra()
     np.testing.assert_array_equal(spectra.flux, open_catalog(results).head(1).spectra().flux)
     assert len(asked_for(service)) == 3
+    service.forget()
+    other = far.where("program = 'bright'" if "dark" in asked_program(far) else "program = 'dark'")
+    assert other.spectra()[0].flux.any()
+    assert len(asked_for(service)) == 2, "what one footer taught was forgotten"
 
 
 def test_the_catalogue_is_fetched_once_and_again_where_it_has_changed(
