@@ -62,8 +62,11 @@ OUTAGE_S, BETWEEN_OUTAGES_S = (2.0, 8.0), (20.0, 60.0)
 
 BYTES_PER_S = (2e6, 60e6)
 
-LONGEST_S = 1500.0
-"""So long the disturbed part may last; tiles that have no outcome by then are lost."""
+LONGEST_S = 1200.0
+"""So long the disturbed part may last; tiles that have no outcome by then are done undisturbed."""
+
+SLOTS = 4
+"""Jobs at once, on two cores: many of them wait for the network."""
 
 DAY_S = 86400.0
 
@@ -200,7 +203,8 @@ class Endurance:
             if self._done and self._chance.random() < 0.3:
                 self._damage(self._chance.choice(sorted(self._done)))
             print(
-                f"{self.lives} lives, {self.kills} kills, {len(self._done)} tiles",
+                f"{self.lives} lives, {self.kills} kills, {len(self._done)} tiles, "
+                f"{len(self.done_again)} twice",
                 flush=True,
             )
 
@@ -230,7 +234,7 @@ class Endurance:
         self.lives += 1
         command = self._work.command(self._endpoint, "tiles", config=self.settings())
         with (self._work.folder / "run.log").open("a") as log, subprocess.Popen(
-            [*command, "resources={min_free_gb: 1}"],
+            [*command, "resources={min_free_gb: 1}", "--cores", str(SLOTS)],
             cwd=self._work.folder, stdout=log, stderr=log, start_new_session=True,
         ) as process:  # fmt: skip
             while process.poll() is None and not jobs_of(process):
@@ -305,6 +309,7 @@ def endure(folder: Path, tiles: int, seed: int) -> dict[str, Any]:
         endurance = Endurance(work, service.endpoint, tiles, chance)
         endurance.live()
         disturbed_s = time.monotonic() - begun
+        disturbed = len(work.markers())
         trouble.calm = True
         service.forget()
         work.run(service.endpoint, "retry_failed")
@@ -337,6 +342,7 @@ def endure(folder: Path, tiles: int, seed: int) -> dict[str, Any]:
         "twice": len(endurance.done_again),
         "lives": endurance.lives,
         "outages": trouble.outages,
+        "tiles_disturbed": disturbed,
         "seconds_disturbed": round(disturbed_s),
         "seconds": round(time.monotonic() - begun),
         "seed": seed,
