@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: help env reference lsdb slurm demo status test test-reference test-lsdb test-faults test-servers test-slurm fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query benchmark-endurance lint format lock clean
+.PHONY: help env reference lsdb slurm explorer check-explorer demo status test test-reference test-lsdb test-faults test-servers test-slurm fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query benchmark-endurance lint format lock clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 22
@@ -47,6 +47,17 @@ $(VENV)/.fuzz: requirements-fuzz.lock $(VENV)/.installed
 
 demo: env  ## simulate a small archive, serve it on this machine and convert it (LAYOUT=uniqpix: one as from DR3)
 	@$(BIN)/python -m desi_fits_to_parquet.simulate.demo $(if $(LAYOUT),--layout $(LAYOUT))
+
+explorer/node_modules/.installed: explorer/package-lock.json
+	@cd explorer && npm ci --silent && touch node_modules/.installed
+
+explorer: explorer/node_modules/.installed  ## build the explorer's page from explorer/ (needs npm)
+	@cd explorer && npm run --silent build
+
+check-explorer: explorer/node_modules/.installed  ## see that the page in the package is what explorer/ gives
+	@built=$$(mktemp -d) && trap 'rm -rf "$$built"' EXIT && cd explorer && node build.mjs "$$built" && \
+	    diff -rq "$$built" ../src/desi_fits_to_parquet/explorer/static || \
+	    { echo "The explorer's page is not what explorer/ gives: make explorer, then commit both"; exit 1; }
 
 # Without `env` before it: nothing is installed anew while a run goes on.
 status:  ## say how far a run is, also from another shell (RESULTS=folder if it is not results)

@@ -40,6 +40,10 @@ CATALOG, MARGIN, INDEX = "catalog", "catalog_margin", "catalog_targetid"
 """Folders of the collection's catalogue, of its margin and of its index of TARGETIDs."""
 
 
+EXPLORER = "explorer"
+"""Folder of the page that shows the results in a browser."""
+
+
 def fits_folder(results: Path, tile: Tile) -> Path:
     """Folder of a tile's FITS, which goes when the tile is validated."""
     return results / "fits" / tile.survey / tile.program / str(tile.number)

@@ -93,6 +93,8 @@ def print_summary(summary: Mapping[str, Any], results: Path, seconds: float) -> 
         f"\nIn the archive {archive:8.1f} MB\nFetched        {fetched:8.1f} MB\n"
         f"Parquet        {written:8.1f} MB   ({1 - written / archive:.1%} less than the archive)\n"
         f"\n{summary['n_rows']} quasars in {seconds:.0f} s.\n"
+        f"Explore  {os.path.relpath(sys.executable)} -m desi_fits_to_parquet serve {results} "
+        "--open    (the spectra in a browser)\n"
         f"Parquet  {results}/parquet\nReport   {results}/report.html"
         f"  (open it in a browser)\nTables   {results}/report/\n"
         f'Open it  lsdb.open_catalog("{results}")    (LSDB; all targets, the spectra beside them)\n'
