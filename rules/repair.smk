@@ -29,5 +29,5 @@ rule verify:
 # where a killed run left FITS; they are removed as each run begins, below.
 rule remove_leftovers:
     output:
-        temp(touch(f"{RESULTS}/.leftovers")),
+        temp(touch(f"{RESULTS}/{LEFTOVERS}")),
     localrule: True

@@ -9,7 +9,13 @@ from snakemake.logging import logger
 
 from desi_fits_to_parquet.archive.errors import ArchiveUnreachable
 from desi_fits_to_parquet.discover import probe_archive
-from desi_fits_to_parquet.paths import COLLECTED, LOW_NOTE, OUTAGE, REPORTED
+from desi_fits_to_parquet.paths import (
+    COLLECTED,
+    LEFTOVERS,
+    LOW_NOTE,
+    OUTAGE,
+    REPORTED,
+)
 from desi_fits_to_parquet.run.lock import (
     RUN_ID,
     NotWritable,
@@ -44,11 +50,14 @@ def take_lock():
     Not Snakemake's own lock, which outlives a killed run and would have to be removed by hand.
     """
     try:
-        return hold_lock(
+        renew = hold_lock(
             Path(RESULTS), os.environ[RUN_ID], partial(living_run, Path(RESULTS))
         )
     except (NotWritable, RunningElsewhere) as error:
         sys.exit(f"Stopped before the first job: {error}")
+    # of a run that was killed while it stood; it would hide from Snakemake that there is FITS to remove
+    Path(RESULTS, LEFTOVERS).unlink(missing_ok=True)
+    return renew
 
 
 try:
@@ -95,7 +104,7 @@ def count_tiles():
 
 def leftovers(wildcards):
     """A reason to begin a run although all tiles are done: what a killed one left."""
-    return [f"{RESULTS}/.leftovers"] if any(find_leftovers(Path(RESULTS))) else []
+    return [f"{RESULTS}/{LEFTOVERS}"] if any(find_leftovers(Path(RESULTS))) else []
 
 
 onstart:

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 from running import BUCKET, Work, checkout, write_tile
 
-from desi_fits_to_parquet.paths import marker_path
+from desi_fits_to_parquet.paths import LEFTOVERS, fits_folder, marker_path
 from desi_fits_to_parquet.simulate.serve import serve_archive
 from desi_fits_to_parquet.tile import Tile
 
@@ -106,6 +106,20 @@ def test_tile_that_a_job_of_a_killed_run_finishes_while_the_next_run_waits_is_no
                 text, _ = following.communicate(timeout=120)
     assert "Nothing to be done" in text
     assert marker.read_bytes() == written
+
+
+def test_run_removes_the_fits_of_a_killed_one_although_that_one_was_killed_as_it_did_the_same(
+    tmp_path: Path,
+):
+    tile = TILES[0]
+    write_tile(tmp_path / "archive", tile)
+    work = checkout(tmp_path / "work")
+    with serve_archive(tmp_path / "archive", BUCKET) as endpoint:
+        work.run(endpoint, "tiles")
+        fits_folder(work.results, tile).mkdir(parents=True)
+        (work.results / LEFTOVERS).touch()
+        work.run(endpoint, "tiles")
+    assert not fits_folder(work.results, tile).exists()
 
 
 def one_life(work: Work, endpoint: str, chance: random.Random) -> bool:

@@ -22,6 +22,9 @@ OUTAGE = ".outage.json"
 OUTAGE_LOCK = ".outage.lock"
 """Held by the one job that asks whether the archive answers again."""
 
+LEFTOVERS = ".leftovers"
+"""Made by a run that had to remove what a killed one left; it makes that run begin."""
+
 ENDING = ".ending"
 """File in the results that names the runs whose waiting jobs are to end."""
 
