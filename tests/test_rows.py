@@ -23,7 +23,8 @@ from simulated_archive import (
 from desi_fits_to_parquet.archive import link as archive_module
 from desi_fits_to_parquet.archive.link import Link
 from desi_fits_to_parquet.archive.remote import RemoteFile
-from desi_fits_to_parquet.download.coadd import predict_headers
+from desi_fits_to_parquet.columns import EXTRA_HDUS
+from desi_fits_to_parquet.download.coadd import fetch_coadd_rows, predict_headers
 from desi_fits_to_parquet.download.tile import download_tile
 from desi_fits_to_parquet.formats.fits import open_fits
 from desi_fits_to_parquet.formats.fits_images import read_image
@@ -199,6 +200,36 @@ def test_the_reduced_coadd_is_valid_and_says_where_its_rows_are_from(
                     assert hdu.header[key] == source.header[key]
                 expected = source.data if "WAVE" in hdu.name else source.data[rows]
                 assert hdu.data.tobytes() == expected.tobytes(), hdu.name
+
+
+def test_rows_of_every_other_hdu_are_fetched_where_they_are_asked_for(
+    service: Service, settings: dict[str, Any], tmp_path: Path, objects: dict[str, bytes]
+) -> None:
+    source = list_sources(TILE, service.objects)["coadd"]
+    changed = settings_for(settings, service)
+    whole = tmp_path / "whole.fits"
+    whole.write_bytes(objects[source["key"]])
+    fetched = {}
+    with warnings.catch_warnings(), astropy_fits.open(whole) as all_:
+        warnings.simplefilter("error")
+        targetid = np.array(all_["FIBERMAP"].data["TARGETID"], np.int64)
+        selected = targetid[[3, 4, 11]]
+        for extra in ((), EXTRA_HDUS):
+            path = tmp_path / f"{len(extra)}.fits"
+            with Link(changed["archive"], changed["transfer"]) as link:
+                fetch_coadd_rows(link, RemoteFile(link, source), path, targetid, selected, extra)
+                fetched[extra] = link.received.total()
+        with astropy_fits.open(tmp_path / f"{len(EXTRA_HDUS)}.fits", checksum=True) as few:
+            assert [hdu.name for hdu in few] == [hdu.name for hdu in all_]
+            for hdu in few[1:]:
+                rows = all_[hdu.name].data
+                if hdu.name == "EXP_FIBERMAP":
+                    rows = rows[np.isin(rows["TARGETID"], selected)]
+                elif "WAVELENGTH" not in hdu.name:
+                    rows = rows[[3, 4, 11]]
+                assert hdu.data.tobytes() == rows.tobytes(), hdu.name
+    resolution = 3 * 11 * 7958 * 4
+    assert resolution < fetched[EXTRA_HDUS] - fetched[()] < 1.2 * resolution
 
 
 @pytest.mark.reference

@@ -55,6 +55,10 @@ depth."""
 
 POSITION = ("TARGET_RA", "TARGET_DEC")
 
+EXTRA_HDUS = ("SCORES", "RESOLUTION", "EXP_FIBERMAP")
+"""HDUs of the coadd whose rows are fetched only where they are wanted; RESOLUTION is that of all
+arms."""
+
 # Redrock and coadd files of survey validation were seen without it (a real file of sv3 in the
 # redrock project's tests), although the data model calls it required.
 _MISSING_IN_SOME_SURVEYS = ("SCND_TARGET",)
@@ -187,3 +191,8 @@ def kinds_used(settings: Settings) -> tuple[str, ...]:
         *(kind for kind, used in optional if used),
         *afterburners_used(settings),
     )
+
+
+def extra_hdus(settings: Settings) -> tuple[str, ...]:
+    """HDUs of `EXTRA_HDUS` whose rows a configuration reads."""
+    return ("SCORES",) if settings["columns"]["scores"] else ()

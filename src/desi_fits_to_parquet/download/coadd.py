@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,12 +73,12 @@ def fetch_coadd_rows(
     path: Path,
     expected: npt.NDArray[np.int64],
     selected: npt.NDArray[np.int64],
-    with_scores: bool,
+    extra: Collection[str],
 ) -> Copied:
     """Fetch the rows of selected targets and write them as a coadd with fewer rows.
 
     The file has the HDUs that are fetched (PRIMARY, FIBERMAP, of each arm WAVELENGTH, FLUX, IVAR
-    and MASK, and SCORES where wanted) with the source's keywords and order of rows. PRIMARY says
+    and MASK, and those of `extra`) with the source's keywords and order of rows. PRIMARY says
     where they are from: `SRCKEY`, `SRCETAG`, `SRCNROWS` (rows of the source) and `SRCROWS` (those
     that are here, counted from 0, such as `3,8-9`).
 
@@ -94,8 +94,9 @@ def fetch_coadd_rows(
         TARGETIDs of redrock's REDSHIFTS, int64, shape (ntarget,).
     selected
         TARGETIDs of the rows wanted, int64, shape (n,), at least one.
-    with_scores
-        Fetch rows of SCORES too.
+    extra
+        What else to fetch of the selected targets, of `columns.EXTRA_HDUS`; what the coadd does
+        not have is passed over.
 
     Returns
     -------
@@ -119,7 +120,7 @@ def fetch_coadd_rows(
     for hdu in fits.hdus:
         if not header_agrees(fits, hdu):
             raise FetchWhole(f"the header of HDU {hdu} does not agree with its CHECKSUM")
-    kept = {hdu: part for hdu in fits.hdus if (part := _part_of(hdu, with_scores))}
+    kept = {hdu: part for hdu in fits.hdus if (part := _part_of(hdu, extra))}
     images = {hdu for hdu, part in kept.items() if part == "rows" and _is_plain(fits, hdu)}
     for hdu in kept.keys() - images:  # these are held in memory
         if fits.hdus[hdu].data_size > MAX_TABLE_BYTES:
@@ -128,18 +129,22 @@ def fetch_coadd_rows(
     _check_data(fits, "FIBERMAP")
     found = read_columns(fits, "FIBERMAP", ("TARGETID",))["TARGETID"].astype(np.int64)
     check_row_match(expected, found, "HDU FIBERMAP", name)
-    check_images(fits, len(found))
+    check_images(fits, len(found), "RESOLUTION" in extra)
     rows = np.sort(match_rows(selected, found))
 
     if not images:
         raise FetchWhole("all images are compressed")
-    if "SCORES" in kept:
-        scores = fits.hdus["SCORES"]
-        remote.prefetch([(scores.data_start, scores.data_start + scores.data_size)])
-        _check_data(fits, "SCORES")
-        if not np.array_equal(read_columns(fits, "SCORES", ("TARGETID",))["TARGETID"], found):
+    rows_of = {hdu: rows for hdu, part in kept.items() if part == "rows"}
+    for table in kept.keys() & {"SCORES", "EXP_FIBERMAP"}:
+        start, size = fits.hdus[table].data_start, fits.hdus[table].data_size
+        remote.prefetch([(start, start + size)])
+        _check_data(fits, table)
+        targets = read_columns(fits, table, ("TARGETID",))["TARGETID"].astype(np.int64)
+        if table == "EXP_FIBERMAP":
+            rows_of[table] = np.flatnonzero(np.isin(targets, selected))
+        elif not np.array_equal(targets, found):
             raise FetchWhole("the rows of HDU SCORES are not those of FIBERMAP")
-    remote.prefetch(_table_ranges(fits, kept, images, rows))
+    remote.prefetch(_table_ranges(fits, kept, images, rows_of))
     remote.prefetch(
         heap_range
         for hdu in kept
@@ -150,7 +155,7 @@ def fetch_coadd_rows(
     for hdu, part in kept.items():
         if part == "whole":
             _check_data(fits, hdu)
-        parts.append(_reduce(fits, hdu, part, rows, plain=hdu in images))
+        parts.append(_reduce(fits, hdu, rows_of.get(hdu), plain=hdu in images))
     parts[0] = (parts[0][0] + _provenance(source, len(found), rows), *parts[0][1:])
     with atomic_path(path) as temporary, temporary.open("w+b") as stream:
         return _write(link, source, fits, stream.fileno(), list(kept), parts, rows)
@@ -210,14 +215,14 @@ def _check_data(fits: Fits, name: str) -> None:
         raise FetchWhole(f"HDU {name} does not agree with its DATASUM")
 
 
-def _part_of(hdu: str, with_scores: bool) -> str:
+def _part_of(hdu: str, extra: Collection[str]) -> str:
     """Say what of an HDU is wanted: `whole`, `rows`, or nothing."""
     arms = "|".join(CAMERAS)
     if hdu == "PRIMARY" or re.fullmatch(f"({arms})_WAVELENGTH", hdu):
         return "whole"
     if hdu == "FIBERMAP" or re.fullmatch(f"({arms})_({'|'.join(QUANTITIES)})", hdu):
         return "rows"
-    return "rows" if hdu == "SCORES" and with_scores else ""
+    return "rows" if re.sub(f"^({arms})_(?=RESOLUTION$)", "", hdu) in extra else ""
 
 
 def _is_plain(fits: Fits, name: str) -> bool:
@@ -231,7 +236,7 @@ def _stride(hdu: Hdu) -> int:
 
 
 def _table_ranges(
-    fits: Fits, kept: dict[str, str], images: set[str], rows: Rows
+    fits: Fits, kept: Mapping[str, str], images: set[str], rows_of: Mapping[str, Rows]
 ) -> Iterator[Range]:
     """Give the ranges of all that is kept but rows of plain images and heaps of masks."""
     for name, part in kept.items():
@@ -242,7 +247,7 @@ def _table_ranges(
             _check_tiling(hdu)
             yield hdu.data_start, hdu.data_start + _stride(hdu) * int(hdu.header["NAXIS2"])
         elif name not in images:
-            for row in rows.tolist():
+            for row in rows_of[name].tolist():
                 yield (
                     hdu.data_start + row * _stride(hdu),
                     hdu.data_start + (row + 1) * _stride(hdu),
@@ -288,12 +293,15 @@ def _heap_ranges(fits: Fits, name: str, rows: Rows) -> Iterator[tuple[int, int, 
 
 
 def _reduce(
-    fits: Fits, name: str, part: str, rows: Rows, *, plain: bool
+    fits: Fits, name: str, rows: Rows | None, *, plain: bool
 ) -> tuple[bytes, int, bytes | None]:
-    """Return cards, size of data, and data (None for rows of plain images) of an HDU to write."""
+    """Return cards, size of data, and data (None for rows of plain images) of an HDU to write.
+
+    Without `rows` it is written whole.
+    """
     hdu = fits.hdus[name]
     cards = change_cards(hdu.cards, {"CHECKSUM": None, "DATASUM": None})
-    if part == "whole":
+    if rows is None:
         return cards, hdu.data_size, fits.read_at(hdu.data_start, hdu.data_size)
     stride = _stride(hdu)
     changes: dict[str, Any] = {f"NAXIS{int(hdu.header['NAXIS'])}": len(rows)}

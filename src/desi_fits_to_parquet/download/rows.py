@@ -1,7 +1,7 @@
 """Fetching of a tile only what the fusion uses: the rows of the selected targets."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from desi_fits_to_parquet.archive.link import Link
 from desi_fits_to_parquet.archive.remote import RemoteFile
-from desi_fits_to_parquet.columns import afterburners_used, kinds_used
+from desi_fits_to_parquet.columns import afterburners_used, extra_hdus, kinds_used
 from desi_fits_to_parquet.download.audit import Kept, audit_rows
 from desi_fits_to_parquet.download.coadd import FetchWhole, fetch_coadd_rows
 from desi_fits_to_parquet.download.details import fetch_best_fits, whole_is_cheaper
@@ -93,7 +93,7 @@ def fetch_rows(
             log.info("%s is fetched whole: %s", paths[kind].name, reason)
             whole(kind)
 
-    coadd = partial(_fetch_coadd, link, redshifts["TARGETID"], settings["columns"]["scores"])
+    coadd = partial(_fetch_coadd, link, redshifts["TARGETID"], extra_hdus(settings))
     details = partial(_fetch_details, link, redshifts, settings["columns"]["rrdetails_scans"])
     jobs = [partial(by_rows, "coadd", coadd)]
     if "rrdetails" in paths:
@@ -120,14 +120,14 @@ def read_redshifts(redrock: Fits) -> dict[str, npt.NDArray[Any]]:
 def _fetch_coadd(
     link: Link,
     expected: npt.NDArray[np.int64],
-    with_scores: bool,
+    extra: Collection[str],
     remote: RemoteFile,
     path: Path,
     selection: Selection,
 ) -> Kept:
     if link.ranges_ignored:
         raise FetchWhole("the server ignores ranges")
-    copied = fetch_coadd_rows(link, remote, path, expected, selection.targetid, with_scores)
+    copied = fetch_coadd_rows(link, remote, path, expected, selection.targetid, extra)
     return Kept(remote, path, copied)
 
 

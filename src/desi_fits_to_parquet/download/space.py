@@ -3,13 +3,14 @@
 import shutil
 from pathlib import Path
 
+from desi_fits_to_parquet.columns import extra_hdus
 from desi_fits_to_parquet.settings import Settings
 from desi_fits_to_parquet.tiles_csv import Sources
 
 ROWS_SHARE = 0.25
 """Largest share of a coadd and of rrdetails that `transfer.mode: rows` can write.
 
-Of a coadd's bytes 79 % are RESOLUTION, which is never fetched.
+Of a coadd's bytes 79 % are RESOLUTION; where that is wanted the share is 1.
 """
 
 
@@ -32,7 +33,8 @@ def needed_bytes(sources: Sources, settings: Settings) -> int:
     int
         Bytes: the FITS that are fetched and a Parquet no larger than these.
     """
-    share = ROWS_SHARE if settings["transfer"]["mode"] == "rows" else 1
+    by_rows = settings["transfer"]["mode"] == "rows" and "RESOLUTION" not in extra_hdus(settings)
+    share = ROWS_SHARE if by_rows else 1
     large = ("coadd", "rrdetails")
     fits = sum(s["size"] * (share if kind in large else 1) for kind, s in sources.items())
     return int(2 * fits)

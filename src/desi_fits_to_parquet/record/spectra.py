@@ -34,6 +34,9 @@ QUANTITIES = ("FLUX", "IVAR", "MASK")
 NOT_FINITE = 1 << 30
 """Bit of `mask` that no SPECMASK bit of DESI's takes: flux or ivar is NaN or infinite here."""
 
+MAX_DIAGONALS = 51
+"""More diagonals than any band matrix of DESI's has: those of DR1 have 11."""
+
 _BLOCK = 64  # targets whose pixels are counted at once
 
 
@@ -79,7 +82,7 @@ class PixelCounts(NamedTuple):
     with_ivar: npt.NDArray[np.int64]
 
 
-def check_images(fits: Fits, n_rows: int) -> None:
+def check_images(fits: Fits, n_rows: int, with_resolution: bool = False) -> None:
     """Assert that a coadd has the images of each arm, in shapes that go together.
 
     Parameters
@@ -88,6 +91,8 @@ def check_images(fits: Fits, n_rows: int) -> None:
         The coadd, opened; of a remote one no more than the headers is read.
     n_rows
         Number of targets in its FIBERMAP.
+    with_resolution
+        Look at RESOLUTION too, which has an odd number of diagonals.
 
     Raises
     ------
@@ -108,6 +113,17 @@ def check_images(fits: Fits, n_rows: int) -> None:
                     f"HDU {camera}_{quantity} has shape {shape}, but {n_rows} targets in FIBERMAP "
                     f"and {n_wave} pixels in {camera}_WAVELENGTH make ({n_rows}, {n_wave})",
                 )
+        if not with_resolution:
+            continue
+        shape = image_shape(fits, f"{camera}_RESOLUTION")
+        n_diagonals = shape[1] if len(shape) == 3 else 0
+        odd = n_diagonals % 2 and n_diagonals <= MAX_DIAGONALS
+        if not odd or shape != (n_rows, n_diagonals, n_wave):
+            raise _corrupt(
+                fits,
+                f"HDU {camera}_RESOLUTION has shape {shape}, not ({n_rows}, an odd number of "
+                f"diagonals up to {MAX_DIAGONALS}, {n_wave})",
+            )
 
 
 def read_layout(fits: Fits, n_rows: int, settings: SpectraSettings) -> SpectraLayout:
