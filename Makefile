@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: help env reference lsdb slurm explorer check-explorer demo status test test-reference test-lsdb test-faults test-servers test-slurm fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query benchmark-endurance lint format lock clean
+.PHONY: help env reference lsdb slurm explorer check-explorer demo status test test-reference test-lsdb test-faults test-servers test-slurm test-browser fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query benchmark-endurance lint format lock clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 22
@@ -39,6 +39,10 @@ $(VENV)/.slurm: requirements-slurm.lock $(VENV)/.installed
 $(VENV)/.servers: requirements-servers.lock $(VENV)/.installed tests/servers/package-lock.json
 	@npm ci --prefix tests/servers --ignore-scripts --no-audit --no-fund --silent
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements-servers.lock
+	@touch $@
+
+$(VENV)/.browser: requirements-browser.lock $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements-browser.lock
 	@touch $@
 
 $(VENV)/.fuzz: requirements-fuzz.lock $(VENV)/.installed
@@ -82,6 +86,10 @@ test-servers: env $(VENV)/.servers  ## run the workflow over S3 servers of other
 test-slurm: slurm  ## run the workflow on a real Slurm, which it installs and stops (root on Debian)
 	@$(BIN)/python -m pytest tests/slurm/check_slurm.py
 
+# Chromium is Debian's package, which root gets where it is missing.
+test-browser: env $(VENV)/.browser demo  ## open what the demo made in headless Chromium: the explorer, the report
+	@$(BIN)/python -m pytest tests/browser/check_*.py
+
 fuzz: env $(VENV)/.fuzz  ## feed broken files to the readers of FITS and HDF5 (Linux; FUZZ_SECONDS=120)
 	@$(BIN)/python tests/fuzz/fuzz_readers.py all --seconds $(or $(FUZZ_SECONDS),120)
 
@@ -124,6 +132,8 @@ lock:  ## resolve the dependencies again (needs uv and npm)
 	    --python-version 3.11 --extra fuzz -c requirements.lock pyproject.toml -o requirements-fuzz.lock
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	    --python-version 3.11 --extra servers -c requirements.lock pyproject.toml -o requirements-servers.lock
+	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	    --python-version 3.11 --extra browser -c requirements.lock pyproject.toml -o requirements-browser.lock
 	npm install --prefix tests/servers --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts
 
 clean:  ## remove the environment and what the demo wrote

@@ -10,6 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PYTHON = {"python_version": "3.12", "python_full_version": "3.12.0"}
+ADDED = ("reference", "lsdb", "slurm", "fuzz", "servers", "browser")
 CONDA_NAMES = {
     "snakemake-minimal": "snakemake",
     "matplotlib-base": "matplotlib",
@@ -50,11 +51,7 @@ def test_conda_environment_has_the_locked_version_of_every_direct_dependency():
 def test_locks_satisfy_the_bounds_of_pyproject():
     for file, extras in (
         ("requirements.lock", (None, "demo", "test")),
-        ("requirements-reference.lock", (None, "reference")),
-        ("requirements-lsdb.lock", (None, "lsdb")),
-        ("requirements-slurm.lock", (None, "slurm")),
-        ("requirements-fuzz.lock", (None, "fuzz")),
-        ("requirements-servers.lock", (None, "servers")),
+        *((f"requirements-{name}.lock", (None, name)) for name in ADDED),
     ):
         lock = locked(file)
         for extra in extras:
@@ -62,11 +59,9 @@ def test_locks_satisfy_the_bounds_of_pyproject():
                 assert requirement.specifier.contains(lock[requirement.name]), requirement
 
 
-@pytest.mark.parametrize(
-    "file",
-    [f"requirements-{name}.lock" for name in ("reference", "lsdb", "slurm", "fuzz", "servers")],
-)
-def test_added_lock_changes_no_version_of_the_lock(file):
+@pytest.mark.parametrize("name", ADDED)
+def test_added_lock_changes_no_version_of_the_lock(name):
+    file = f"requirements-{name}.lock"
     lock = locked("requirements.lock")
     shared = {name: v for name, v in locked(file).items() if name in lock}
     assert shared == {name: lock[name] for name in shared}
@@ -74,7 +69,7 @@ def test_added_lock_changes_no_version_of_the_lock(file):
 
 
 def test_every_dependency_has_a_bound_above_and_below():
-    for extra in (None, "demo", "test", "reference", "lsdb", "slurm", "fuzz", "servers"):
+    for extra in (None, "demo", "test", *ADDED):
         for requirement in direct(extra):
             operators = {specifier.operator for specifier in requirement.specifier}
             assert operators == {">=", "<"}, requirement
@@ -83,10 +78,7 @@ def test_every_dependency_has_a_bound_above_and_below():
 def test_no_file_of_the_project_names_a_registry():
     for file in (
         "requirements.lock",
-        "requirements-reference.lock",
-        "requirements-lsdb.lock",
-        "requirements-fuzz.lock",
-        "requirements-servers.lock",
+        *(f"requirements-{name}.lock" for name in ADDED),
         "tests/servers/package-lock.json",
         "pyproject.toml",
     ):
