@@ -64,11 +64,11 @@ class Work(NamedTuple):
 
     @contextmanager
     def running(
-        self, endpoint: str, *config: str, **environment: str
+        self, endpoint: str, *config: str, target: str = "tiles", **environment: str
     ) -> "Iterator[subprocess.Popen[str]]":
         """Run in a group of processes of its own, which is killed where the block ends before."""
         with subprocess.Popen(
-            [*self.command(endpoint, "tiles"), *config], cwd=self.folder, text=True,
+            [*self.command(endpoint, target), *config], cwd=self.folder, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
             env=os.environ | environment,
         ) as process:  # fmt: skip

@@ -311,13 +311,15 @@ def test_a_name_that_is_lost_after_the_listing_makes_tiles_unreachable_and_retry
     work = checkout(tmp_path)
     with serve({k: v for k, v in archive.right.items() if f"/{tile.number}/" in k}) as service:
         work.run(service.endpoint, "--until", "discover_tiles")
-        work.run("http://no-such-host.invalid", config="transfer={attempts: 2, outage_hours: 0}")
+        work.run(
+            "http://no-such-host.invalid", "tiles", config="transfer={attempts: 2, outage_hours: 0}"
+        )
         marker = work.markers()[tile]
         assert marker["outcome"] == "unreachable"
         assert "http://no-such-host.invalid" in marker["reason"]
         assert "cannot be resolved" in marker["reason"]
         work.run(service.endpoint, "retry_failed")
-        work.run(service.endpoint)
+        work.run(service.endpoint, "tiles")
     assert work.markers()[tile]["outcome"] == "converted"
 
 

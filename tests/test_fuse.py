@@ -37,6 +37,7 @@ from desi_fits_to_parquet.fuse.tile import fuse_tile
 from desi_fits_to_parquet.record.positions import pixels_at
 from desi_fits_to_parquet.record.schema import record_fields
 from desi_fits_to_parquet.record.spectra import NOT_FINITE
+from desi_fits_to_parquet.run.lock import RUN_ID, hold_lock
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.validate import validate_tile
 
@@ -850,6 +851,8 @@ def test_parquet_folder_of_a_job_that_was_killed_has_no_name_yet(
     module = {"fuse_tile": "fuse.tile", "write_json": "files"}[killed_in]
     fits, parquet = tmp_path / "fits", tmp_path / "parquet"
     fits.mkdir()
+    monkeypatch.setenv(RUN_ID, "this")
+    hold_lock(tmp_path, "this")
     (tmp_path / ".parquet.part").mkdir()
     (tmp_path / ".parquet.part/half.parquet").write_bytes(b"PAR1")  # of a job killed before
     fits.joinpath("download.json").write_text(
