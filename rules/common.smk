@@ -21,10 +21,11 @@ os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
 from desi_fits_to_parquet.columns import kinds_used
 from desi_fits_to_parquet.config import ConfigError, check_config
 from desi_fits_to_parquet.archive.credentials import clear_environment
+from desi_fits_to_parquet.archive.keys import archive_address
 from desi_fits_to_parquet.report.files import PAGES, TABLES
 from desi_fits_to_parquet.run.repair import find_stale, stale_text
 from desi_fits_to_parquet.run.snakemake import force, shares_out
-from desi_fits_to_parquet.settings import content_settings
+from desi_fits_to_parquet.settings import archive_folder, content_settings
 from desi_fits_to_parquet.tile import PROGRAMS, SURVEYS, tile_of
 from desi_fits_to_parquet.paths import (
     CATALOG,
@@ -62,6 +63,7 @@ clear_environment(os.environ)
 
 
 RESULTS = config["results"].rstrip("/")
+ARCHIVE = archive_address(config["archive"])
 TILE = "{survey}/{program}/{healpix}"
 # a partition of a HATS catalogue: its folder names order and pixel, not DESI's number
 PARTITION = "{survey}-{program}/dataset/Norder={order}/Dir={group}/Npix={pixel}"
@@ -73,10 +75,18 @@ CONTENT_SETTINGS = content_settings(config)
 # the kinds of a tile's files that the configuration uses
 KINDS = {*kinds_used(config), "sha256sum"}
 
-# what the report tells of the run; how the archive was reached changes nothing in it
+# What the report tells of the run; how a bucket was reached changes nothing in it. A folder is
+# another archive than a bucket: it is listed anew where one takes the place of the other.
 REPORT_SETTINGS = {
     **CONTENT_SETTINGS,
-    "archive": {key: config["archive"][key] for key in ("bucket", "prefix", "layout")},
+    "archive": {
+        key: config["archive"][key]
+        for key in (
+            ("endpoint" if archive_folder(config["archive"]) else "bucket"),
+            "prefix",
+            "layout",
+        )
+    },
     "tiles": config["tiles"],
     "sample": config["sample"],
 }

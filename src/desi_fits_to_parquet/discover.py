@@ -9,7 +9,13 @@ from pathlib import Path
 
 from desi_fits_to_parquet.archive.errors import NothingFound
 from desi_fits_to_parquet.archive.keys import archive_address, sort_by_kind, tile_prefix
-from desi_fits_to_parquet.archive.listing import LISTERS, Listing, find_layout, open_listing
+from desi_fits_to_parquet.archive.listing import (
+    LISTERS,
+    Listing,
+    find_layout,
+    open_listing,
+    see_archive,
+)
 from desi_fits_to_parquet.settings import ArchiveSettings, TilesSettings
 from desi_fits_to_parquet.tile import SURVEYS, Layout, Tile, is_plain, parse_key
 from desi_fits_to_parquet.tiles_csv import Source, Sources, read_pixels, read_tiles, write_tiles
@@ -59,7 +65,7 @@ def discover_tiles(
     root = f"{archive['prefix']}/{layout.root}/"
     _, surveys = list_folder(root, level=True, tries=1)
     if not surveys:
-        raise NothingFound(f"{address} has no folder {root}: see archive.bucket and archive.prefix")
+        raise NothingFound(f"{address} has no folder {root}: {see_archive(archive)}")
     _warn("folders of surveys that are not DESI's are left out", set(surveys) - set(SURVEYS))
     found: dict[Tile, Sources] = {}
     seen: set[int] = set()

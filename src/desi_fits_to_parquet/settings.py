@@ -6,7 +6,9 @@ these types to it.
 
 import json
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, Literal, TypedDict
+from urllib.parse import unquote, urlsplit
 
 OUTPUT_VERSION = 2
 """To be raised when the same settings and files give another Parquet: all tiles are then redone."""
@@ -125,6 +127,28 @@ class Settings(TypedDict):
     transfer: TransferSettings
     resources: ResourcesSettings
     notify: NotifySettings
+
+
+def archive_folder(archive: ArchiveSettings) -> Path | None:
+    """Return the folder that is the archive, None where the archive is an S3 service.
+
+    Parameters
+    ----------
+    archive
+        Section `archive` of the configuration: `endpoint` is a folder's path, a URL `file://...`,
+        the URL of a service, or None for AWS.
+
+    Returns
+    -------
+    Path or None
+        Absolute; a relative path is one below the working folder of the run.
+    """
+    endpoint = archive["endpoint"]
+    if endpoint is None or endpoint.startswith(("http://", "https://")):
+        return None
+    if endpoint.startswith("file://"):
+        return Path(unquote(urlsplit(endpoint).path))
+    return Path(endpoint).expanduser().absolute()
 
 
 def content_settings(settings: Settings) -> dict[str, Any]:

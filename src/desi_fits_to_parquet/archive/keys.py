@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable
 
-from desi_fits_to_parquet.settings import ArchiveSettings
+from desi_fits_to_parquet.settings import ArchiveSettings, archive_folder
 from desi_fits_to_parquet.tile import Tile, is_checksum_list, kinds_by_name
 from desi_fits_to_parquet.tiles_csv import Source, Sources
 
@@ -11,13 +11,15 @@ log = logging.getLogger(__name__)
 
 
 def archive_address(archive: ArchiveSettings) -> str:
-    """URL of the archive's bucket, for messages.
+    """URL of the archive's bucket, or the folder that stands for it, for messages.
 
     Parameters
     ----------
     archive
         Section `archive` of the configuration: `bucket`, `region`, `endpoint`.
     """
+    if folder := archive_folder(archive):
+        return str(folder)
     if archive["endpoint"]:
         return f"{archive['endpoint'].rstrip('/')}/{archive['bucket']}"
     return f"https://{archive['bucket']}.s3.{archive['region']}.amazonaws.com"

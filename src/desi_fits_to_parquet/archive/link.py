@@ -52,9 +52,6 @@ from desi_fits_to_parquet.archive.store import (
     OtherObject,
     Stores,
     check_length,
-    check_version,
-    check_whole,
-    quoted,
     read_bounded,
 )
 from desi_fits_to_parquet.settings import ArchiveSettings, TransferSettings
@@ -154,7 +151,8 @@ class Link:
 
         def attempt() -> memoryview:
             nonlocal ignored
-            options: obstore.GetOptions = {"range": (start, stop), "if_match": quoted(source)}
+            options = self._stores.options(source)
+            options["range"] = (start, stop)
             with self._request(stop - start) as begun:
                 try:
                     store = self._stores.for_amount(stop - start)
@@ -168,7 +166,7 @@ class Link:
                         raise RangeIgnored(source["key"]) from error
                     raise Broken(describe_error(error)) from error
                 self._count_received(source, len(data))
-                check_version(result.meta, source)
+                self._stores.check_version(result.meta, source)
                 check_length(len(data), stop - start)
             self._latency_s = min(self._latency_s, waited)
             self.window.succeeded()
@@ -282,13 +280,14 @@ class Link:
         """Fetch an object in one request, without a range."""
         checksum = hashlib.new(algorithm)
         size = 0
-        store = self._stores.for_amount(source["size"])
         with self._request(source["size"]) as begun, path.open("wb") as stream:
             if source["size"]:
                 try:
-                    result = obstore.get(store, source["key"], options={"if_match": quoted(source)})
+                    store = self._stores.for_amount(source["size"])
+                    options = self._stores.options(source)
+                    result = obstore.get(store, source["key"], options=options)
                     self._latency_s = min(self._latency_s, time.monotonic() - begun)
-                    check_whole(result.meta, source)
+                    self._stores.check_whole(result.meta, source)
                     for chunk in result.stream(min_chunk_size=1 << 20):
                         size += len(chunk)
                         self._count_received(source, len(chunk))
@@ -337,7 +336,7 @@ class Link:
             raise SourceChanged(source["key"]) from error
         if fault == "refused":
             raise SourceContradicted(f"{source['key']}: {describe_error(error)}") from error
-        if fault == "missing":
+        if fault == "missing" and not self._stores.is_gone():
             raise SourceMissing(source["key"]) from error
         if fault == "redirected":
             raise Redirected(

@@ -1,4 +1,4 @@
-"""Listing folders of the archive with boto3."""
+"""Listing folders of the archive: with boto3, or of this machine's disk."""
 
 import os
 import re
@@ -8,8 +8,9 @@ from typing import Any, NoReturn
 from desi_fits_to_parquet.archive.bounded import Endless, bounded_sender
 from desi_fits_to_parquet.archive.credentials import NoAccess, open_session, trusted_file
 from desi_fits_to_parquet.archive.errors import ArchiveUnreachable, NothingFound
+from desi_fits_to_parquet.archive.folder import list_folder
 from desi_fits_to_parquet.archive.keys import archive_address
-from desi_fits_to_parquet.settings import ArchiveSettings
+from desi_fits_to_parquet.settings import ArchiveSettings, archive_folder
 from desi_fits_to_parquet.text import neutral, shorten
 from desi_fits_to_parquet.tile import LAYOUTS, Layout
 from desi_fits_to_parquet.tiles_csv import Source
@@ -50,6 +51,13 @@ def open_listing(archive: ArchiveSettings) -> Listing:
     ArchiveUnreachable
         Where `archive.profile` gives no keys, or the file of trusted certificates is not there.
     """
+    if folder := archive_folder(archive):
+        return lambda prefix, level=False, tries=1: list_folder(folder, prefix, level)
+    return _open_bucket(archive)
+
+
+def _open_bucket(archive: ArchiveSettings) -> Listing:
+    """Open an S3 bucket for listing."""
     from botocore import UNSIGNED
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
@@ -95,7 +103,7 @@ def open_listing(archive: ArchiveSettings) -> Listing:
         final = isinstance(error, ClientError) and _status(error) in (301, 400, 403, 404)
         return isinstance(error, failures) and not final
 
-    def list_folder(
+    def list_bucket(
         prefix: str, level: bool = False, tries: int = PAGE_TRIES
     ) -> tuple[list[Source], list[str]]:
         objects: list[Source] = []
@@ -132,7 +140,7 @@ def open_listing(archive: ArchiveSettings) -> Listing:
             tokens.add(token)
             request["ContinuationToken"] = token
 
-    return list_folder
+    return list_bucket
 
 
 def find_layout(archive: ArchiveSettings, list_folder: Listing) -> Layout:
@@ -158,9 +166,20 @@ def find_layout(archive: ArchiveSettings, list_folder: Listing) -> Layout:
             f"{address} has the folders {' and '.join(roots)}: say with archive.layout which of "
             f"{', '.join(layout.name for layout in there)} to read"
         )
-    raise NothingFound(
-        f"{address} has no folder {' or '.join(roots)}: see archive.bucket and archive.prefix"
-    )
+    raise NothingFound(f"{address} has no folder {' or '.join(roots)}: {see_archive(archive)}")
+
+
+def see_archive(archive: ArchiveSettings) -> str:
+    """Say which settings tell where the archive is."""
+    folder = archive_folder(archive)
+    if folder is None:
+        return "see archive.bucket and archive.prefix"
+    if any((folder / layout.root).is_dir() for layout in LAYOUTS.values()):
+        return (
+            "it is a production itself, so archive.endpoint is the folder that holds it, "
+            f"{folder.parent}, and archive.prefix its name, {folder.name}"
+        )
+    return "see archive.endpoint and archive.prefix"
 
 
 class _NoListing(Exception):

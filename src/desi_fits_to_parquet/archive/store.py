@@ -1,19 +1,19 @@
-"""How obstore opens the archive's bucket, and what its answers are held to."""
+"""How obstore opens the archive's bucket or folder, and what its answers are held to."""
 
 import threading
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from obstore.store import S3Store
+from obstore.store import LocalStore, S3Store
 
 from desi_fits_to_parquet.archive.credentials import store_arguments
 from desi_fits_to_parquet.archive.errors import SourceChanged, SourceContradicted
-from desi_fits_to_parquet.settings import ArchiveSettings
+from desi_fits_to_parquet.settings import ArchiveSettings, archive_folder
 from desi_fits_to_parquet.tiles_csv import Source
 
 if TYPE_CHECKING:
-    from obstore import GetResult, ObjectMeta
+    from obstore import GetOptions, GetResult, ObjectMeta
     from obstore.store import ClientConfig, RetryConfig
 
 SMALLEST_LIMIT_BYTES = 1 << 16
@@ -31,7 +31,9 @@ class OtherObject(Broken):
 
 
 class Stores:
-    """The bucket, once for each limit of time. It does not connect before a request is sent.
+    """The bucket, once for each limit of time, or the folder that is the archive.
+
+    It does not connect before a request is sent.
 
     Parameters
     ----------
@@ -45,27 +47,30 @@ class Stores:
 
     def __init__(self, archive: ArchiveSettings, timeout_s: float, connections: int) -> None:
         self._archive = archive
-        self._signing = store_arguments(archive["profile"])
+        self.folder = archive_folder(archive)
+        self._signing = {} if self.folder else store_arguments(archive["profile"])
         self._patience = timedelta(seconds=timeout_s)
         self._connections = connections
-        self._stores: dict[int, S3Store] = {}
+        self._stores: dict[int, S3Store | LocalStore] = {}
         self._lock = threading.Lock()
 
-    def for_amount(self, amount: int) -> S3Store:
+    def for_amount(self, amount: int) -> S3Store | LocalStore:
         """Give the bucket with a limit of time for a request of that many bytes.
 
         obstore knows limits of all requests of a store only. Each store connects anew, so there is
         one for all amounts up to the next power of four, and none for less than 64 KiB.
         """
         most = SMALLEST_LIMIT_BYTES
-        while most < amount:
+        while most < amount and not self.folder:
             most *= 4
         with self._lock:
             if most not in self._stores:
                 self._stores[most] = self._open(most)
             return self._stores[most]
 
-    def _open(self, largest: int) -> S3Store:
+    def _open(self, largest: int) -> S3Store | LocalStore:
+        if self.folder:
+            return LocalStore(self.folder)
         return open_bucket(
             self._archive["bucket"],
             self._archive["region"],
@@ -79,6 +84,44 @@ class Stores:
             },
             {"max_retries": 0},
         )
+
+    def options(self, source: Source) -> "GetOptions":
+        """Ask for the listed version of an object, where the archive knows versions."""
+        return {} if self.folder else {"if_match": f'"{source["etag"]}"'}
+
+    def check_version(self, meta: "ObjectMeta", source: Source) -> None:
+        """Raise where an answer is not of the object that was listed: of this very version."""
+        if meta["e_tag"] is None:
+            raise Broken("the answer has no ETag")
+        if self._etag(meta) != source["etag"]:
+            raise SourceChanged(source["key"])
+        if meta["size"] != source["size"]:
+            raise SourceContradicted(
+                f"{source['key']}: {meta['size']} bytes in all with the ETag of the listed "
+                f"{source['size']}"
+            )
+
+    def check_whole(self, meta: "ObjectMeta", source: Source) -> None:
+        """Raise where the answer to a request without a range is not of the listed object."""
+        if self.folder:  # no proxy's page can have come in its place
+            self.check_version(meta, source)
+        elif (meta["size"], self._etag(meta)) != (source["size"], source["etag"]):
+            raise OtherObject(
+                f"the answer is not the listed object: {meta['size']} bytes with ETag "
+                f"{meta['e_tag']}, listed {source['size']} with {source['etag']}"
+            )
+
+    def is_gone(self) -> bool:
+        """Tell whether the folder that is the archive is not there: a disk is not mounted."""
+        return self.folder is not None and not self.folder.is_dir()
+
+    def _etag(self, meta: "ObjectMeta") -> str:
+        """Return an ETag as the list of tiles holds it.
+
+        Without quotes and weakness mark; of a file without its inode (`folder.file_etag`).
+        """
+        etag = (meta["e_tag"] or "").removeprefix("W/").strip('"')
+        return etag.partition("-")[2] if self.folder else etag
 
 
 def open_bucket(
@@ -113,11 +156,6 @@ def open_bucket(
     )
 
 
-def quoted(source: Source) -> str:
-    """Return the ETag of an object as the header If-Match takes it."""
-    return f'"{source["etag"]}"'
-
-
 def read_bounded(answer: "GetResult", amount: int) -> memoryview:
     """Read the body of an answer, but no more than shows that it is too long.
 
@@ -140,30 +178,3 @@ def check_length(length: int, amount: int) -> None:
         raise Broken(f"more bytes came than the {amount} that were asked for")
     if length < amount:
         raise Broken(f"{length} bytes came in place of {amount}")
-
-
-def check_version(meta: "ObjectMeta", source: Source) -> None:
-    """Raise where an answer is not of the object that was listed: of this very version."""
-    etag, size = meta["e_tag"], meta["size"]
-    if etag is None:
-        raise Broken("the answer has no ETag")
-    if _bare(etag) != source["etag"]:
-        raise SourceChanged(source["key"])
-    if size != source["size"]:
-        raise SourceContradicted(
-            f"{source['key']}: {size} bytes in all with the ETag of the listed {source['size']}"
-        )
-
-
-def check_whole(meta: "ObjectMeta", source: Source) -> None:
-    """Raise where the answer to a request without a range is not of the object that was listed."""
-    if (meta["size"], _bare(meta["e_tag"] or "")) != (source["size"], source["etag"]):
-        raise OtherObject(
-            f"the answer is not the listed object: {meta['size']} bytes with ETag "
-            f"{meta['e_tag']}, listed {source['size']} with {source['etag']}"
-        )
-
-
-def _bare(etag: str) -> str:
-    """Return an ETag without quotes and weakness mark, as the list of tiles holds it."""
-    return etag.removeprefix("W/").strip('"')

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from desi_fits_to_parquet.archive.keys import archive_address
 from desi_fits_to_parquet.run.lock import RunningElsewhere
 from desi_fits_to_parquet.run.notify import (
     Sender,
@@ -315,7 +316,7 @@ def watch_run(
 def _describe(settings: Settings) -> str:
     archive, tiles = settings["archive"], settings["tiles"]
     return (
-        f"{archive['prefix']} in bucket {archive['bucket']}: "
+        f"{archive['prefix']} in {archive_address(archive)}: "
         f"surveys {', '.join(tiles['surveys'])}, "
         f"programs {', '.join(tiles['programs'])}"
     )
