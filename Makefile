@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: help env reference lsdb slurm explorer check-explorer demo status test test-reference test-lsdb test-faults test-servers test-slurm test-browser fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query benchmark-endurance lint format lock clean
+.PHONY: help env reference lsdb slurm explorer check-explorer demo status test test-reference test-lsdb test-faults test-servers test-slurm test-browser fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query benchmark-run benchmark-endurance lint format lock clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 22
@@ -104,6 +104,9 @@ benchmark-scale: env  ## measure the workflow at the size of DR1 (three quarters
 
 benchmark-query: env  ## measure building and asking a catalogue of the size of DR1 (a quarter of an hour, needs nginx)
 	@$(BIN)/python benchmarks/query.py
+
+benchmark-run: env  ## measure the whole workflow over an emulated far link (a quarter of an hour, needs nginx)
+	@$(BIN)/python benchmarks/run.py
 
 benchmark-endurance: env  ## convert 500 tiles under all faults, kills and outages at once (half an hour)
 	@$(BIN)/python benchmarks/endurance.py

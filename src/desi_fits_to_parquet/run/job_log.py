@@ -1,6 +1,6 @@
 """The log of one job: one JSON object a line, so that `grep` and DuckDB both read it.
 
-Each line has `time` (UTC), `level`, `stage`, `tile` and `event`; where there are any, `figures`;
+Each line has `time` (UTC), `level`, `stage`, `tile`, `event` and `cpu_s`; if there are, `figures`;
 after a crash `error`, the class of the exception, and `traceback`. `docs/logs.md` shows its use.
 """
 
@@ -30,6 +30,7 @@ class _JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             **self.fixed,
             "event": record.getMessage(),
+            "cpu_s": round(time.process_time(), 3),
         }
         if figures := getattr(record, "figures", None):
             line["figures"] = figures
