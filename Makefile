@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: help env reference lsdb slurm explorer check-explorer demo status test test-reference test-lsdb test-faults test-servers test-slurm test-browser fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query benchmark-run benchmark-endurance lint format lock clean
+.PHONY: help env reference lsdb torch slurm explorer check-explorer demo status test test-reference test-lsdb test-torch test-faults test-servers test-slurm test-browser fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query benchmark-run benchmark-endurance lint format lock clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 22
@@ -27,6 +27,16 @@ lsdb: env $(VENV)/.lsdb  ## add LSDB, in which some tests open the collection
 
 $(VENV)/.lsdb: requirements-lsdb.lock $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements-lsdb.lock
+	@touch $@
+
+torch: env $(VENV)/.torch  ## add PyTorch, for training, and what its benchmark compares with
+
+# Which build of PyTorch (CPU, CUDA, ROCm) is the machine's choice, so it stands in no lock: pip takes what its indexes
+# offer. On Linux PyPI's is that for CUDA, 3 GB; PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu gives a small one.
+TORCH := torch==2.13.0
+$(VENV)/.torch: requirements-peers.lock $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements-peers.lock
+	@$(BIN)/python -m pip install --quiet $(TORCH)
 	@touch $@
 
 slurm: env $(VENV)/.slurm  ## add what profiles/slurm needs
@@ -75,6 +85,9 @@ test-reference: reference  ## run the tests that compare with the reference read
 
 test-lsdb: lsdb  ## run the tests that open the collection in LSDB
 	@$(BIN)/python -m pytest -m lsdb
+
+test-torch: torch  ## run the tests of what reads for PyTorch
+	@$(BIN)/python -m pytest -m torch
 
 test-faults: env  ## a thousand seeded runs under random faults (ten minutes)
 	@DESI_FAULT_RUNS=1000 $(BIN)/python -m pytest tests/test_faults.py -k random --timeout 3000 -o junit_family=xunit1 \
@@ -129,6 +142,8 @@ lock:  ## resolve the dependencies again (needs uv and npm)
 	    pyproject.toml -o requirements-reference.lock
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	    --python-version 3.11 --extra test --extra lsdb -c requirements.lock pyproject.toml -o requirements-lsdb.lock
+	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	    --python-version 3.11 --extra test --extra peers -c requirements.lock pyproject.toml -o requirements-peers.lock
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	    --python-version 3.11 --extra slurm -c requirements.lock pyproject.toml -o requirements-slurm.lock
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \

@@ -24,6 +24,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("`make test-reference` installs desispec, specutils and fitsio")
     if item.get_closest_marker("lsdb") and not importlib.util.find_spec("lsdb"):
         pytest.skip("`make test-lsdb` installs LSDB")
+    if item.get_closest_marker("torch") and not importlib.util.find_spec("torch"):
+        pytest.skip("`make test-torch` installs PyTorch")
 
 
 def fault_tests() -> set[str]:

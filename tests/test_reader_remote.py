@@ -1,5 +1,6 @@
 """`open_catalog` on S3 and on a web server: what it fetches, what it keeps, what it says."""
 
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,18 @@ def test_the_cache_is_where_the_environment_says(
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_cache() == tmp_path / ".cache/desi-fits-to-parquet"
+
+
+def test_another_process_connects_anew_and_a_forked_one_says_that_it_cannot_read(
+    far: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spectra = far.head(3).spectra()
+    there = pickle.loads(pickle.dumps(spectra))  # noqa: S301  (our own)
+    assert there.targetid.tolist() == spectra.targetid.tolist()
+    np.testing.assert_array_equal(there.flux, spectra.flux)
+    monkeypatch.setattr("os.getpid", lambda: 0)
+    with pytest.raises(RuntimeError, match="multiprocessing_context='spawn'"):
+        spectra.read(["flux"])
 
 
 def test_a_file_that_was_replaced_is_not_mixed_with_the_old_one(

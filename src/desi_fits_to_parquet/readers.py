@@ -125,7 +125,9 @@ def gather_rows(
     with ThreadPoolExecutor(threads) as pool:
         tables = list(pool.map(read, wanted, pairs))
     places = np.array([place for some in pairs for _, place in some], np.int64)
-    return pa.concat_tables(tables).take(pa.array(np.argsort(places))) if tables else pa.table({})
+    found = pa.concat_tables(tables) if tables else pa.table({})
+    in_order = (places[1:] > places[:-1]).all()
+    return found if in_order else found.take(pa.array(np.argsort(places)))
 
 
 def group_rows(metadata: pq.FileMetaData, rows: Sequence[int]) -> list[tuple[int, list[int]]]:
@@ -150,7 +152,7 @@ def _read_rows(
     tables = []
     for group, here in group_rows(parquet.metadata, rows):
         table = parquet.read_row_group(group, columns, use_threads=False)
-        tables.append(table.take(pa.array(here)))
+        tables.append(table if here == list(range(len(table))) else table.take(pa.array(here)))
     if sum(map(len, tables)) < len(rows):
         raise IndexError(
             f"{file} has {parquet.metadata.num_rows} rows: not all of {rows} are there"

@@ -87,6 +87,7 @@ class Remote:
     ) -> None:
         self.place = place.rstrip("/")
         self.requests = self.received = 0
+        self._arguments, self._process = (place, endpoint, region, profile, cache), os.getpid()
         parts = urlsplit(self.place)
         if not parts.netloc:
             raise ValueError(f"{place}: there is no {'bucket' if parts.scheme == 's3' else 'host'}")
@@ -112,6 +113,10 @@ class Remote:
         self._footers: OrderedDict[str, tuple[str | None, pq.FileMetaData]] = OrderedDict()
         self._lock = threading.Lock()
         self._tail_bytes = _TAIL_BYTES
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Connect anew in another process."""
+        return Remote, self._arguments
 
     # ----------------------------------------------------------------------------- catalogue
 
@@ -191,7 +196,16 @@ class Remote:
             Where it is another one by now.
         ConnectionError
             Where the server does not answer as it should.
+        RuntimeError
+            In a process forked from that which opened the collection.
         """
+        if (
+            os.getpid() != self._process
+        ):  # obstore's threads are not there, so it would wait for ever
+            raise RuntimeError(
+                f"{self.place}: a forked process cannot read from far away; start it otherwise: "
+                "DataLoader(..., multiprocessing_context='spawn')"
+            )
         size_of = dict(zip(files, sizes, strict=True))
 
         def open_file(

@@ -238,6 +238,11 @@ class Spectra:
         self._found: pa.Table | None = None
         self._data: dict[str, Array] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the catalogue behind, which no other process can ask, and take the rows found."""
+        rows = self._rows
+        return {**self.__dict__, "_find_rows": None, "_found": rows, "_data": {}}
+
     # ------------------------------------------------------------------------------- targets
 
     def __len__(self) -> int:
@@ -258,6 +263,16 @@ class Spectra:
     def table(self) -> pa.Table:
         """What the catalogue says of the targets, an Arrow table of one row a spectrum."""
         return self._rows.drop_columns(list(PLACE))
+
+    @property
+    def places(self) -> pa.Table:
+        """Where the spectra are: `file`, `row` in it and `file_size`, a row a spectrum."""
+        return self._rows.select(list(PLACE))
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Names of the arms that the collection keeps apart; none where it holds them joined."""
+        return self._collection.arms
 
     def _scalar(self, name: str) -> Array:
         values: Array = self._rows[name].to_numpy()
@@ -294,11 +309,17 @@ class Spectra:
             return self._grid
         known = self._collection.wavelengths
         if any(prefix not in known for prefix in self._prefixes):
-            self._need_some()
+            self.need_some()
             self._read(self._rows.slice(0, 1), ())
         if len(self._prefixes) == 1:
             return known[self._prefixes[0]]
         return join_grids([known[prefix] for prefix in self._prefixes]).wavelength
+
+    @property
+    def wavelengths(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Pixel centres of each arm that the collection keeps apart, by its name."""
+        _ = self.wavelength
+        return {arm: self._collection.wavelengths[f"{arm}_"] for arm in self.arms}
 
     @property
     def flux(self) -> npt.NDArray[np.float32]:
@@ -332,7 +353,7 @@ class Spectra:
         """Read what is not here yet; with it, the first time, the columns that were asked for."""
         missing = {*names} - self._data.keys()
         if missing:
-            self._need_some()
+            self.need_some()
             if not self._data:
                 missing |= {*self._columns}
             if self._grid is None:
@@ -348,14 +369,53 @@ class Spectra:
                 self._data = {"flux": flux, "ivar": ivar, "mask": (ivar == 0).astype(np.int32)}
         return self._data
 
+    def read(self, names: Sequence[str], *, join: bool = True) -> dict[str, Array]:
+        """Read columns of pixels of all spectra anew, in memory of its own, and keep none.
+
+        Parameters
+        ----------
+        names
+            Of `flux`, `ivar`, `mask`, as observed.
+        join
+            Whether arms that the collection keeps apart are joined; else their arrays come as
+            `b_flux` and so on, each with the pixels of its arm.
+
+        Returns
+        -------
+        dict
+            Arrays of shape (n, npix) by column.
+        """
+        if join or len(self._prefixes) == 1:
+            return self._read(self._rows, names)
+        return self._read_apart(self._rows, names)
+
     def _read(self, rows: pa.Table, names: Sequence[str]) -> dict[str, Array]:
-        """Read columns of pixels of some rows; learn the wavelengths where they are not known."""
+        """Read columns of pixels of some rows, their arms joined."""
+        prefixes = self._prefixes
+        if len(prefixes) == 1:
+            arrays = self._read_apart(rows, names)
+            return {name: arrays[f"{prefixes[0]}{name}"] for name in names}
+        wanted = ("flux", "ivar", "mask") if names else ()
+        arrays = self._read_apart(rows, wanted)
+        if not names:
+            return {}
+        parts = [[arrays[f"{prefix}{name}"] for prefix in prefixes] for name in wanted]
+        known = self._collection.wavelengths
+        whole = combine(join_grids([known[prefix] for prefix in prefixes]), *parts)
+        every = {
+            "flux": whole.flux,
+            "ivar": whole.ivar,
+            "mask": whole.mask,
+            "mask_arms": whole.mask_arms,
+        }
+        return {name: value for name, value in every.items() if value is not None}
+
+    def _read_apart(self, rows: pa.Table, names: Sequence[str]) -> dict[str, Array]:
+        """Read columns of pixels, of each arm in use; learn the wavelengths that are not known."""
         known, prefixes = self._collection.wavelengths, self._prefixes
-        joined = len(prefixes) > 1
-        wanted = ("flux", "ivar", "mask") if joined and names else names
         unknown = [prefix for prefix in prefixes if prefix not in known]
         columns = [f"{prefix}wavelength" for prefix in unknown]
-        columns += [f"{prefix}{name}" for prefix in prefixes for name in wanted]
+        columns += [f"{prefix}{name}" for prefix in prefixes for name in names]
         if not columns:
             return {}
         files, numbers, sizes = (rows[name].to_pylist() for name in PLACE)
@@ -377,21 +437,10 @@ class Spectra:
                     f"{self._collection.tree.place}: {column} of {values.shape[1]} pixels, the "
                     f"grid has {npix}; the tiles were made with different settings"
                 )
-        if not joined:
-            return {name: arrays[f"{prefixes[0]}{name}"] for name in wanted}
-        if not names:
-            return {}
-        parts = [[arrays[f"{prefix}{name}"] for prefix in prefixes] for name in wanted]
-        whole = combine(join_grids([known[prefix] for prefix in prefixes]), *parts)
-        every = {
-            "flux": whole.flux,
-            "ivar": whole.ivar,
-            "mask": whole.mask,
-            "mask_arms": whole.mask_arms,
-        }
-        return {name: value for name, value in every.items() if value is not None}
+        return arrays
 
-    def _need_some(self) -> None:
+    def need_some(self) -> None:
+        """Raise ValueError where there is no spectrum."""
         if not len(self):
             raise ValueError(
                 f"no target of {self._collection.tree.place} is left by the conditions, so there "
@@ -504,7 +553,7 @@ class Spectra:
         ValueError
             Where `wavelength` does not rise, or there is no spectrum.
         """
-        self._need_some()
+        self.need_some()
         if self._grid is not None:
             return self
         if wavelength is None:
@@ -548,7 +597,7 @@ class Spectra:
         """
         if how not in ("median", "mean"):
             raise ValueError(f"stack({how!r}): there are 'median' and 'mean'")
-        self._need_some()
+        self.need_some()
         parts = self._weighted_blocks(normalise)
         if how == "median":
             all_flux, all_ivar = map(np.concatenate, zip(*parts, strict=True))
