@@ -1,10 +1,18 @@
 # The DESI archive, tile by tile, from FITS on S3 to Parquet: see README.md.
+import os
+
 from snakemake.utils import min_version
 
 min_version("9.27")
 
 
-configfile: "config/config.yaml"
+# that of the present folder, else the one beside this file
+CONFIGFILE = "config/config.yaml"
+if not os.path.exists(CONFIGFILE):
+    CONFIGFILE = os.path.join(str(workflow.current_basedir), CONFIGFILE)
+
+
+configfile: CONFIGFILE
 
 
 include: "rules/common.smk"

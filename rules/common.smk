@@ -8,12 +8,16 @@ import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-# The scripts of the jobs import the library of this very checkout, wherever they run.
-SOURCE = str(Path(workflow.basedir) / "src")
-sys.path.insert(0, SOURCE)
-os.environ.update(
-    PYTHONPATH=os.pathsep.join([SOURCE, *filter(None, [os.getenv("PYTHONPATH")])])
-)
+# The scripts of the jobs import the library of this very checkout, wherever they run; of a wheel, or
+# of a module from elsewhere, the installed one.
+SOURCE = Path(str(workflow.current_basedir), "../src").resolve()
+if SOURCE.is_dir():
+    sys.path.insert(0, str(SOURCE))
+    os.environ.update(
+        PYTHONPATH=os.pathsep.join(
+            [str(SOURCE), *filter(None, [os.getenv("PYTHONPATH")])]
+        )
+    )
 
 # A job computes on one core; starting BLAS's pool of threads would double its CPU time.
 os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
@@ -45,13 +49,16 @@ from desi_fits_to_parquet.tiles_csv import (
     read_sources,
     sources_version,
 )
+from desi_fits_to_parquet.workflow import workflow_folder
+
+WORKFLOW = workflow_folder()
 
 try:
     # in place: the jobs get the very dictionary that Snakemake holds
     config.update(
         check_config(
             config,
-            yaml.safe_load((Path(workflow.basedir) / "config/schema.yaml").read_text()),
+            yaml.safe_load((WORKFLOW / "config/schema.yaml").read_text()),
         )
     )
 except ConfigError as error:

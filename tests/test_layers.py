@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "training": {"vocabulary", "fuse.parquet", "reader"},
     "run": {"vocabulary", "archive", "discover", "download", "record", "validate", "report"},
     "simulate": {"vocabulary", "formats", "archive", "run"},
-    "cli": {"vocabulary", "explorer"},
+    "command": {"vocabulary", "formats", "download", "fuse", "validate", "reader"},
+    "cli": {"vocabulary", "command", "explorer", "run", "simulate"},
     "__main__": {"cli"},
 }
 """What each package may import beside itself; a module that stands alone is in the vocabulary."""

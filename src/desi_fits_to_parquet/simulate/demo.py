@@ -19,20 +19,20 @@ from desi_fits_to_parquet.outcomes import OUTCOMES
 from desi_fits_to_parquet.simulate.archive import DEMO_PREFIXES, simulate_demo_archive
 from desi_fits_to_parquet.simulate.serve import serve_archive
 from desi_fits_to_parquet.tile import LAYOUTS, Tile
+from desi_fits_to_parquet.workflow import workflow_folder
 
-CONFIG = Path("config/demo.yaml")
+WORKFLOW = workflow_folder()
+
+CONFIG = WORKFLOW / "config/demo.yaml"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demo in the folder of the project; return the exit code."""
+    """Run the demo in the present folder; return the exit code."""
     parser = argparse.ArgumentParser(description="Convert a small simulated archive.")
     parser.add_argument("--layout", choices=LAYOUTS, default="healpix", help="uniqpix: as from DR3")
     layout = parser.parse_args(arguments).layout
-    if not Path("Snakefile").is_file():
-        say("Run the demo in the project's own folder, where the Snakefile is: make demo")
-        return 2
     signal.signal(signal.SIGTERM, _interrupt)
-    settings = load_config(Path("config/schema.yaml"), Path("config/config.yaml"), CONFIG)
+    settings = load_config(WORKFLOW / "config/schema.yaml", WORKFLOW / "config/config.yaml", CONFIG)
     results = Path(settings["results"])
     if results.exists():  # what an earlier demo left would leave nothing to do
         shutil.rmtree(results)
@@ -65,6 +65,7 @@ def run_snakemake(*arguments: str, archive: str) -> int:
     """Run Snakemake with the demo's configuration; stop it first when this process is stopped."""
     command = [
         sys.executable, "-m", "snakemake", *arguments,
+        "--snakefile", str(WORKFLOW / "Snakefile"),
         "--configfile", str(CONFIG), "--config", f"archive={archive}",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
