@@ -214,7 +214,7 @@ def test_show_draws_a_spectrum_as_wide_as_the_terminal(
     text = printed("show", str(targetid), "--results", str(results))
     drawing, _, told = text.rstrip().rpartition("\n")
     assert told.startswith(f"{targetid}, main dark: QSO, z {z:.4f}")
-    assert "C IV" in drawing
+    assert "C III]" in drawing
     assert max(map(len, drawing.splitlines()[1:-2])) <= 72
 
 
