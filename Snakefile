@@ -29,6 +29,7 @@ include: "rules/validate_tile.smk"
 include: "rules/catalog.smk"
 include: "rules/report.smk"
 include: "rules/repair.smk"
+include: "rules/skim.smk"
 include: "rules/compare_releases.smk"
 include: "rules/watch.smk"
 

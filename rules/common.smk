@@ -28,8 +28,10 @@ from desi_fits_to_parquet.archive.credentials import clear_environment
 from desi_fits_to_parquet.archive.keys import archive_address
 from desi_fits_to_parquet.report.files import PAGES, TABLES
 from desi_fits_to_parquet.run.repair import find_stale, stale_text
+from desi_fits_to_parquet.run.skims import find_stale_skims, refuse_own_skim
 from desi_fits_to_parquet.run.snakemake import force, shares_out
 from desi_fits_to_parquet.settings import archive_folder, content_settings
+from desi_fits_to_parquet.skim import skim_settings
 from desi_fits_to_parquet.tile import PROGRAMS, SURVEYS, tile_of
 from desi_fits_to_parquet.paths import (
     CATALOG,
@@ -38,9 +40,12 @@ from desi_fits_to_parquet.paths import (
     INDEX,
     MARGIN,
     REPORTED,
+    SKIM,
+    SKIMMED,
     fits_folder,
     marker_path,
     parquet_folder,
+    skim_marker_path,
 )
 from desi_fits_to_parquet.tiles_csv import (
     list_tiles,

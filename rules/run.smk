@@ -15,6 +15,7 @@ from desi_fits_to_parquet.paths import (
     LOW_NOTE,
     OUTAGE,
     REPORTED,
+    VALIDATED,
 )
 from desi_fits_to_parquet.run.lock import (
     RUN_ID,
@@ -40,7 +41,7 @@ from desi_fits_to_parquet.run.snakemake import (
     screens,
 )
 from desi_fits_to_parquet.run.summary import living_run
-from desi_fits_to_parquet.run.watch import TILE_RULES, watch_run
+from desi_fits_to_parquet.run.watch import SKIM_RULE, TILE_RULES, watch_run
 
 
 @cache
@@ -88,18 +89,18 @@ envvars:
     RUN_ID,
 
 
-def tiles_to_do():
-    """The tiles that Snakemake is going to validate, as far as it knows them yet."""
+def tiles_to_do(rule="validate_tile"):
+    """The tiles that Snakemake is going to validate (or skim), as far as it knows them yet."""
     return {
         find_tile(job.wildcards)
         for job in jobs_to_do(workflow)
-        if job.rule.name == "validate_tile"
+        if job.rule.name == rule
     }
 
 
 def count_tiles():
     """How many tiles Snakemake is going to do."""
-    return len(tiles_to_do())
+    return len(tiles_to_do() | tiles_to_do(SKIM_RULE))
 
 
 def leftovers(wildcards):
@@ -127,7 +128,14 @@ onstart:
             probe_archive(config["archive"])
     except (ArchiveUnreachable, UnknownSnakemake) as error:
         sys.exit(f"Stopped before the first job: {error}")
-    if needed.intersection(["discover_tiles", *TILE_RULES]):
+    if needed.intersection(["discover_tiles", *TILE_RULES, SKIM_RULE]):
         watch_run(
-            logger, screens(), config, ADDRESSES, count_tiles, end_run, renew_lock
+            logger,
+            screens(),
+            config,
+            ADDRESSES,
+            count_tiles,
+            end_run,
+            renew_lock,
+            markers=SKIMMED if needed & {"skim", SKIM_RULE} else VALIDATED,
         )

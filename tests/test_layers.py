@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "formats": {"vocabulary"},
     "archive": {"vocabulary", "formats"},
     "discover": {"vocabulary", "archive"},
+    "skim": {"vocabulary", "formats", "archive", "download", "record"},
     "record": {"vocabulary", "formats"},
     "download": {"vocabulary", "formats", "archive", "record"},
     "fuse": {"vocabulary", "formats", "record"},
@@ -29,7 +30,9 @@ MAY_IMPORT = {
     "readers": {"vocabulary"},
     "reader": {"vocabulary", "archive", "record", "readers"},
     "training": {"vocabulary", "fuse.parquet", "reader"},
-    "run": {"vocabulary", "archive", "discover", "download", "record", "validate", "report"},
+    "run": {
+        *("vocabulary", "archive", "discover", "download", "record", "validate", "report", "skim"),
+    },
     "simulate": {"vocabulary", "formats", "archive", "run"},
     "command": {"vocabulary", "formats", "download", "fuse", "validate", "reader"},
     "cli": {"vocabulary", "command", "explorer", "run", "simulate"},
@@ -101,10 +104,17 @@ def test_every_package_is_known_to_this_test() -> None:
     modules = {
         "vocabulary",
         "discover",
+<<<<<<< HEAD
         "second_reader",
         "validate",
         "readers",
         "training",
+=======
+        "skim",
+        "second_reader",
+        "validate",
+        "readers",
+>>>>>>> d64f1e3 (The target skim keeps the selected rows as FITS in DESI's own layout, because desispec, redrock and fastspecfit want FITS and filtering whole files gains nothing)
         "cli",
         "__main__",
     }

@@ -76,6 +76,29 @@ def parquet_path(tile: Tile, folder: Path) -> Path:
     return folder / f"{tile.name}.parquet"
 
 
+VALIDATED, SKIMMED = "validated", "skimmed"
+"""Folders of the markers: of tiles that became Parquet, of tiles that were skimmed."""
+
+SKIM = "skim"
+"""Folder of the small production that the target `skim` makes."""
+
+SKIM_SUMMARY = "skim.json"
+"""In it: what was selected, sums, and tiles by outcome."""
+
+SKIM_TILES = "tiles.csv"
+"""In it too: outcome, targets and bytes of each tile."""
+
+
+def skim_folder(results: Path, prefix: str, tile: Tile) -> Path:
+    """Folder of a tile in the small production, where the archive with that prefix has it."""
+    return results / SKIM / prefix / tile.archive_folder
+
+
+def skim_marker_path(results: Path, tile: Tile) -> Path:
+    """Path of the marker of a skimmed tile."""
+    return results / SKIMMED / tile.survey / tile.program / f"{tile.number}.json"
+
+
 def marker_path(results: Path, tile: Tile) -> Path:
     """Path of a tile's marker, which holds its outcome."""
-    return results / "validated" / tile.survey / tile.program / f"{tile.number}.json"
+    return results / VALIDATED / tile.survey / tile.program / f"{tile.number}.json"

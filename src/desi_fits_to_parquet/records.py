@@ -152,6 +152,35 @@ class Marker(TileKeys, TransferRecord, FusedRecord, PixelRecord):
     finished: float
 
 
+class SkimFile(TypedDict):
+    """A file of a skim: its size in bytes and its checksum."""
+
+    size: int
+    sha256: str
+
+
+class SkimMarker(TileKeys, TransferRecord):
+    """The marker of a skimmed tile, with the outcomes that a tile can have.
+
+    `n_rows` are the targets that were kept, None where there is no skim; `files` are those of the
+    tile, by name, and `bytes_skim` is the sum of their sizes. `whole` says why all targets were
+    kept, where their rows cannot be told apart, and is empty as a rule. `bytes_parquet` is the same
+    as `bytes_skim`, under the name by which the summary of a run looks for what was written.
+    """
+
+    outcome: str
+    reason: str
+    n_targets: int | None
+    n_rows: int | None
+    files: dict[str, SkimFile]
+    whole: str
+    bytes_skim: int
+    bytes_parquet: int
+    seconds: float
+    settings_fingerprint: str
+    finished: float
+
+
 class OutageRecord(TypedDict):
     """What the downloads of a run tell each other of an outage of the archive.
 

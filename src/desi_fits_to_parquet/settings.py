@@ -95,6 +95,12 @@ class TransferSettings(TypedDict):
     audit_fraction: float
 
 
+class SkimSettings(TypedDict):
+    """Section `skim`: what the target `skim` keeps beside what the configuration reads."""
+
+    hdus: list[str]
+
+
 class ResourcesSettings(TypedDict):
     """Section `resources`: what is left of this machine."""
 
@@ -125,6 +131,7 @@ class Settings(TypedDict):
     spectra: SpectraSettings
     precision: PrecisionSettings
     transfer: TransferSettings
+    skim: SkimSettings
     resources: ResourcesSettings
     notify: NotifySettings
 

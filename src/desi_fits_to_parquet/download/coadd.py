@@ -19,7 +19,6 @@ from desi_fits_to_parquet.formats.fits import Fits, Hdu, read_fits
 from desi_fits_to_parquet.formats.fits_header import (
     BLOCK,
     change_cards,
-    format_card,
     padded,
 )
 from desi_fits_to_parquet.formats.fits_images import (
@@ -29,6 +28,7 @@ from desi_fits_to_parquet.formats.fits_images import (
     heap_start,
     is_compressed,
     rows_text,
+    source_row,
 )
 from desi_fits_to_parquet.formats.fits_sums import ones_complement_sum, verify_datasum
 from desi_fits_to_parquet.formats.fits_tables import MAX_TABLE_BYTES, read_columns, table_columns
@@ -74,13 +74,15 @@ def fetch_coadd_rows(
     expected: npt.NDArray[np.int64],
     selected: npt.NDArray[np.int64],
     extra: Collection[str],
+    origin: Source | None = None,
 ) -> Copied:
     """Fetch the rows of selected targets and write them as a coadd with fewer rows.
 
     The file has the HDUs that are fetched (PRIMARY, FIBERMAP, of each arm WAVELENGTH, FLUX, IVAR
     and MASK, and those of `extra`) with the source's keywords and order of rows. PRIMARY says
     where they are from: `SRCKEY`, `SRCETAG`, `SRCNROWS` (rows of the source) and `SRCROWS` (those
-    that are here, counted from 0, such as `3,8-9`).
+    that are here, counted from 0, such as `3,8-9`). Of a file that has these keywords already, they
+    go on to name that one's source.
 
     Parameters
     ----------
@@ -97,6 +99,8 @@ def fetch_coadd_rows(
     extra
         What else to fetch of the selected targets, of `columns.EXTRA_HDUS`; what the coadd does
         not have is passed over.
+    origin
+        The object that PRIMARY is to name where `remote` is a copy of it.
 
     Returns
     -------
@@ -156,7 +160,8 @@ def fetch_coadd_rows(
         if part == "whole":
             _check_data(fits, hdu)
         parts.append(_reduce(fits, hdu, rows_of.get(hdu), plain=hdu in images))
-    parts[0] = (parts[0][0] + _provenance(source, len(found), rows), *parts[0][1:])
+    provenance = _provenance(fits, origin or source, len(found), rows)
+    parts[0] = (change_cards(parts[0][0], provenance), *parts[0][1:])
     with atomic_path(path) as temporary, temporary.open("w+b") as stream:
         return _write(link, source, fits, stream.fileno(), list(kept), parts, rows)
 
@@ -325,15 +330,15 @@ def _reduce(
     return change_cards(cards, changes), len(data), data
 
 
-def _provenance(source: Source, n_rows: int, rows: Rows) -> bytes:
-    return b"".join(
-        (
-            format_card("SRCKEY", source["key"]),
-            format_card("SRCETAG", source["etag"], "ETag of the object SRCKEY"),
-            format_card("SRCNROWS", n_rows, "its number of targets"),
-            format_card("SRCROWS", rows_text(rows)),
-        )
-    )
+def _provenance(fits: Fits, source: Source, n_rows: int, rows: Rows) -> dict[str, Any]:
+    if "SRCROWS" in fits.hdus["PRIMARY"].header:
+        return {"SRCROWS": rows_text(np.array([source_row(fits, row) for row in rows.tolist()]))}
+    return {
+        "SRCKEY": source["key"],
+        "SRCETAG": source["etag"],
+        "SRCNROWS": n_rows,
+        "SRCROWS": rows_text(rows),
+    }
 
 
 def _write(

@@ -120,12 +120,15 @@ def _write_fits(out: "h5py.File", fits: Mapping[int, npt.NDArray[Any]]) -> None:
 
     parents = h5p.create(h5p.LINK_CREATE)
     parents.set_create_intermediate_group(True)
+    timeless = h5p.create(h5p.DATASET_CREATE)
+    timeless.set_obj_track_times(False)  # the same fits give the same bytes
     dtypes = {id(table.dtype): table.dtype for table in fits.values()}  # hashing one is slow
     kinds = {key: h5t.py_create(dtype, logical=True) for key, dtype in dtypes.items()}
     for target, table in fits.items():
         kind = kinds[id(table.dtype)]
         name = f"zfit/{target}/zfit".encode()
-        copy = h5d.create(out.id, name, kind, h5s.create_simple(table.shape), lcpl=parents)
+        shape = h5s.create_simple(table.shape)
+        copy = h5d.create(out.id, name, kind, shape, timeless, lcpl=parents)
         copy.write(h5s.ALL, h5s.ALL, table, kind)
     out["targetids"] = np.array(list(fits), np.int64)
 

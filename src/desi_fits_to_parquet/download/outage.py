@@ -14,7 +14,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,12 +55,13 @@ def download_patiently(
     folder: Path,
     run: str,
     go_on: Callable[[], None],
+    hdus: Collection[str] | None = None,
 ) -> DownloadRecord:
     """Fetch a tile as `download_tile` does, but wait where the whole archive cannot be reached.
 
     Parameters
     ----------
-    tile, sources, settings, folder
+    tile, sources, settings, folder, hdus
         See `download_tile`. The list of all tiles is in the results folder.
     run
         The id of the run: what another run left of an outage does not count.
@@ -78,7 +79,7 @@ def download_patiently(
     while True:
         outage = _wait(results, run, tile, sources, settings, go_on)
         record = download_tile(
-            tile, sources, _impatient(settings, 1) if outage else settings, folder
+            tile, sources, _impatient(settings, 1) if outage else settings, folder, hdus
         )
         if record["outcome"] != "unreachable":
             if outage:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from desi_fits_to_parquet.archive.link import Link
 from desi_fits_to_parquet.archive.remote import RemoteFile
-from desi_fits_to_parquet.columns import afterburners_used, extra_hdus, kinds_used
+from desi_fits_to_parquet.columns import afterburners_used, kinds_used
 from desi_fits_to_parquet.download.audit import Kept, audit_rows
 from desi_fits_to_parquet.download.coadd import FetchWhole, fetch_coadd_rows
 from desi_fits_to_parquet.download.details import fetch_best_fits, whole_is_cheaper
@@ -46,14 +46,19 @@ class FetchedRows(NamedTuple):
 
 
 def fetch_rows(
-    link: Link, tile: Tile, sources: Sources, settings: Settings, folder: Path
+    link: Link,
+    tile: Tile,
+    sources: Sources,
+    settings: Settings,
+    folder: Path,
+    hdus: Collection[str],
 ) -> FetchedRows:
     """Fetch a tile's small files whole, and of coadd and rrdetails what the selection needs.
 
     Redrock comes first (and the quasar files where the selection reads them); where it selects
     nothing, nothing else is fetched. Coadd or rrdetails come whole where the server ignores
     ranges, where that is cheaper, and where the sums of what was fetched do not agree: then the
-    checksum of the whole file decides.
+    checksum of the whole file decides. Of `columns.EXTRA_HDUS` those in `hdus` are fetched.
 
     Raises
     ------
@@ -93,7 +98,7 @@ def fetch_rows(
             log.info("%s is fetched whole: %s", paths[kind].name, reason)
             whole(kind)
 
-    coadd = partial(_fetch_coadd, link, redshifts["TARGETID"], extra_hdus(settings))
+    coadd = partial(_fetch_coadd, link, redshifts["TARGETID"], hdus)
     details = partial(_fetch_details, link, redshifts, settings["columns"]["rrdetails_scans"])
     jobs = [partial(by_rows, "coadd", coadd)]
     if "rrdetails" in paths:

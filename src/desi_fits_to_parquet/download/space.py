@@ -1,6 +1,7 @@
 """Room on the disk: known before a tile is fetched, so that no write runs into a full disk."""
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from desi_fits_to_parquet.columns import extra_hdus
@@ -18,7 +19,7 @@ class DiskLow(Exception):
     """There is less room than a tile needs; the message says how much is missing."""
 
 
-def needed_bytes(sources: Sources, settings: Settings) -> int:
+def needed_bytes(sources: Sources, settings: Settings, hdus: Collection[str] | None = None) -> int:
     """Return how much a tile can write at the most: its FITS, then its Parquet beside them.
 
     Parameters
@@ -27,13 +28,16 @@ def needed_bytes(sources: Sources, settings: Settings) -> int:
         The tile's files in the archive.
     settings
         The validated configuration.
+    hdus
+        See `download_tile`.
 
     Returns
     -------
     int
         Bytes: the FITS that are fetched and a Parquet no larger than these.
     """
-    by_rows = settings["transfer"]["mode"] == "rows" and "RESOLUTION" not in extra_hdus(settings)
+    hdus = extra_hdus(settings) if hdus is None else hdus
+    by_rows = settings["transfer"]["mode"] == "rows" and "RESOLUTION" not in hdus
     share = ROWS_SHARE if by_rows else 1
     large = ("coadd", "rrdetails")
     fits = sum(s["size"] * (share if kind in large else 1) for kind, s in sources.items())

@@ -6,6 +6,7 @@ what is raised is a fault of this machine (a full disk) or of the program.
 
 import logging
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from desi_fits_to_parquet.archive.errors import (
 )
 from desi_fits_to_parquet.archive.keys import sort_by_kind, tile_prefix
 from desi_fits_to_parquet.archive.link import Link
-from desi_fits_to_parquet.columns import kinds_used
+from desi_fits_to_parquet.columns import extra_hdus, kinds_used
 from desi_fits_to_parquet.download.rows import fetch_rows
 from desi_fits_to_parquet.download.whole import fetch_checksums, fetch_whole
 from desi_fits_to_parquet.files import write_json
@@ -62,7 +63,13 @@ class Fetched(NamedTuple):
     audit: AuditRecord | None
 
 
-def download_tile(tile: Tile, sources: Sources, settings: Settings, folder: Path) -> DownloadRecord:
+def download_tile(
+    tile: Tile,
+    sources: Sources,
+    settings: Settings,
+    folder: Path,
+    hdus: Collection[str] | None = None,
+) -> DownloadRecord:
     """Fetch a tile into a folder and write `download.json` beside its files.
 
     Parameters
@@ -75,6 +82,9 @@ def download_tile(tile: Tile, sources: Sources, settings: Settings, folder: Path
         The validated configuration.
     folder
         Made where it is missing; emptied but for the record where the tile fails.
+    hdus
+        Which of `columns.EXTRA_HDUS` come where rows are fetched; by default those that the
+        configuration reads.
 
     Returns
     -------
@@ -88,9 +98,10 @@ def download_tile(tile: Tile, sources: Sources, settings: Settings, folder: Path
     record["mode"] = settings["transfer"]["mode"]
     record["listed"] = sources_version(sources)
     fetched = None
+    hdus = extra_hdus(settings) if hdus is None else hdus
     with Link(settings["archive"], settings["transfer"]) as link:
         try:
-            fetched = _fetch_patiently(link, tile, sources, settings, folder)
+            fetched = _fetch_patiently(link, tile, sources, settings, folder, hdus)
         except BadTile as bad:
             record |= {"outcome": bad.outcome, "reason": bad.reason}
         except Unreachable as error:
@@ -127,7 +138,12 @@ def download_tile(tile: Tile, sources: Sources, settings: Settings, folder: Path
 
 
 def _fetch_patiently(
-    link: Link, tile: Tile, sources: Sources, settings: Settings, folder: Path
+    link: Link,
+    tile: Tile,
+    sources: Sources,
+    settings: Settings,
+    folder: Path,
+    hdus: Collection[str],
 ) -> Fetched:
     """Fetch; begin again with a new listing where an object changed, but only once."""
     changed = False
@@ -140,7 +156,7 @@ def _fetch_patiently(
             )
         _clear(folder)
         try:
-            return _fetch(link, tile, sources, settings, folder)
+            return _fetch(link, tile, sources, settings, folder, hdus)
         except RangeIgnored as ignored:
             log.warning("%s: the server ignores ranges, so whole files are fetched", ignored)
             link.ranges_ignored = True
@@ -175,9 +191,16 @@ def _list_again(tile: Tile, settings: Settings) -> Sources:
     return sort_by_kind(tile, objects)
 
 
-def _fetch(link: Link, tile: Tile, sources: Sources, settings: Settings, folder: Path) -> Fetched:
+def _fetch(
+    link: Link,
+    tile: Tile,
+    sources: Sources,
+    settings: Settings,
+    folder: Path,
+    hdus: Collection[str],
+) -> Fetched:
     if settings["transfer"]["mode"] == "rows":
-        return Fetched(sources, *fetch_rows(link, tile, sources, settings, folder))
+        return Fetched(sources, *fetch_rows(link, tile, sources, settings, folder, hdus))
     checksums = fetch_checksums(link, sources, folder)
     verified = {
         kind: fetch_whole(link, sources[kind], folder / tile.file_name(kind), checksums)

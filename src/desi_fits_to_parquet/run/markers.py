@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from desi_fits_to_parquet.files import read_json
 from desi_fits_to_parquet.outcomes import OUTCOMES
+from desi_fits_to_parquet.paths import VALIDATED
 from desi_fits_to_parquet.records import Marker
 from desi_fits_to_parquet.text import neutral
 from desi_fits_to_parquet.tile import PROGRAMS, SURVEYS, Tile
@@ -16,17 +17,17 @@ from desi_fits_to_parquet.tiles_csv import list_tiles, read_layout
 
 def read_markers(results: Path) -> Iterator[Marker]:
     """Read all markers of a results folder, sorted by their path."""
-    for path in sorted((results / "validated").glob("*/*/*.json")):
+    for path in sorted((results / VALIDATED).glob("*/*/*.json")):
         yield read_json(path)
 
 
-def tile_markers(results: Path) -> Iterator[tuple[Path, Tile | None]]:
+def tile_markers(results: Path, markers: str = VALIDATED) -> Iterator[tuple[Path, Tile | None]]:
     """Give the paths of all markers, sorted, and whose each is by its place, whatever it says.
 
     The tile is None where the place is no tile's.
     """
     layout = layout_of(results / "tiles.csv")
-    for path in sorted((results / "validated").glob("*/*/*.json")):
+    for path in sorted((results / markers).glob("*/*/*.json")):
         yield path, _tile_at(path, layout)
 
 
@@ -59,7 +60,7 @@ class Brief(NamedTuple):
 _KEYS = [f'\n "{name}": '.encode() for name in Brief._fields]
 
 
-def read_briefs(results: Path) -> tuple[dict[Tile, Brief], list[str]]:
+def read_briefs(results: Path, markers: str = VALIDATED) -> tuple[dict[Tile, Brief], list[str]]:
     """Read all markers; one that is removed meanwhile is left out.
 
     30,000 markers take 0.5 s of CPU.
@@ -68,6 +69,8 @@ def read_briefs(results: Path) -> tuple[dict[Tile, Brief], list[str]]:
     ----------
     results
         The results folder.
+    markers
+        Which: those of tiles that became Parquet, or of tiles that were skimmed (`SKIMMED`).
 
     Returns
     -------
@@ -79,7 +82,7 @@ def read_briefs(results: Path) -> tuple[dict[Tile, Brief], list[str]]:
     briefs: dict[Tile, Brief] = {}
     broken = []
     layout = layout_of(results / "tiles.csv")  # which the markers' names do not tell
-    for survey in _scan(results / "validated"):
+    for survey in _scan(results / markers):
         for program in _scan(survey.path):
             for entry in _scan(program.path):
                 name = entry.name

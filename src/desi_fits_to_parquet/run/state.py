@@ -12,13 +12,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from desi_fits_to_parquet.paths import ENDING, LOW_NOTE, WRITABLE, marker_path
+from desi_fits_to_parquet.paths import (
+    ENDING,
+    LOW_NOTE,
+    WRITABLE,
+    marker_path,
+    skim_marker_path,
+)
 from desi_fits_to_parquet.records import OutageRecord, read_outage
 from desi_fits_to_parquet.run.markers import Brief, layout_of, read_brief, read_briefs, read_names
 from desi_fits_to_parquet.run.summary import N_PROBLEMS, Run, Summary, summarize
 from desi_fits_to_parquet.tile import Tile, tile_of
 
 TILE_RULES = ("download_tile", "fuse_tile", "validate_tile")
+
+SKIM_RULE = "skim_tile"
+
+FETCHING = ("download_tile", SKIM_RULE)
+
+MARKER_OF = {"validate_tile": marker_path, SKIM_RULE: skim_marker_path}
+"""What ends a tile, and where its marker then is."""
 
 
 @dataclass
@@ -76,16 +89,16 @@ class State:
     stop: str = ""
 
 
-def new_state(results: Path, recent_s: float) -> State:
-    """Begin the state of a run of this process; `recent_s` as in `Run`."""
+def new_state(results: Path, recent_s: float, markers: str) -> State:
+    """Begin the state of a run of this process; `recent_s` and `markers` as in `Run`."""
     now = time.time()
     process = f"{os.getpid()} on {os.uname().nodename}"
-    return State(results, Run(now, now, None, process, None, 0, recent_s, ()))
+    return State(results, Run(now, now, None, process, None, 0, recent_s, (), markers))
 
 
 def read_results(state: State) -> None:
     """Read all markers, and the list of the discovered tiles."""
-    state.briefs, state.broken = read_briefs(state.results)
+    state.briefs, state.broken = read_briefs(state.results, state.run.markers)
     _read_list(state)
     if state.before is None:
         state.before = dict(state.briefs)
@@ -106,7 +119,7 @@ def expect_tiles(state: State, number: int) -> None:
 def begin_job(state: State, event: Mapping[str, Any]) -> None:
     """Take note of a job that begins."""
     tile = None
-    if event["rule_name"] in TILE_RULES:
+    if event["rule_name"] in (*TILE_RULES, SKIM_RULE):
         tile = tile_of(event["wildcards"], state.layout)
     state.jobs[event["jobid"]] = event["rule_name"], tile
 
@@ -116,9 +129,9 @@ def finish_job(state: State, event: Mapping[str, Any]) -> None:
     rule, tile = state.jobs.pop(event["job_id"], ("", None))
     if rule == "discover_tiles":
         _read_list(state)
-    elif rule == "validate_tile" and tile is not None:
+    elif rule in MARKER_OF and tile is not None:
         state.crashed.discard(tile)
-        brief = read_brief(marker_path(state.results, tile))
+        brief = read_brief(MARKER_OF[rule](state.results, tile))
         if brief is not None:
             state.briefs[tile] = brief
 
@@ -130,10 +143,10 @@ def fail_job(state: State, event: Mapping[str, Any]) -> None:
     if tile is not None:
         state.crashed.add(tile)
     low = state.results / LOW_NOTE
-    if rule == "download_tile" and low.exists():
+    if rule in FETCHING and low.exists():
         state.stop = low.read_text()
         return
-    waited = rule == "download_tile" and read_outage(state.results)
+    waited = rule in FETCHING and read_outage(state.results)
     if waited and (state.results / ENDING).exists():
         state.crashed.discard(tile)  # it waited, and was ended with the run
         return

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from desi_fits_to_parquet.files import read_json
 from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES, OUTCOMES
+from desi_fits_to_parquet.paths import VALIDATED
 from desi_fits_to_parquet.records import OutageRecord, read_outage
 from desi_fits_to_parquet.run.markers import Brief, read_briefs, read_names
 from desi_fits_to_parquet.tile import Tile
@@ -54,6 +55,8 @@ class Run(NamedTuple):
         `now` in a speed is the mean over so many seconds.
     problems
         Its last problems, one line each, the newest last.
+    markers
+        Folder of the markers that its tiles get.
     """
 
     started: float
@@ -64,6 +67,7 @@ class Run(NamedTuple):
     crashed: int
     recent_s: float
     problems: tuple[str, ...]
+    markers: str = VALIDATED
 
 
 class Summary(NamedTuple):
@@ -121,10 +125,10 @@ class Summary(NamedTuple):
 def summarize_results(results: Path, now: float | None = None) -> Summary:
     """Read the state of a results folder, also while a run works in it."""
     tiles = read_names(results / "tiles.csv")
-    briefs, broken = read_briefs(results)
+    run = read_run(results)
+    briefs, broken = read_briefs(results, run.markers if run else VALIDATED)
     if tiles is not None:  # others may be of an earlier list
         briefs = {tile: brief for tile, brief in briefs.items() if tile in tiles}
-    run = read_run(results)
     now = time.time() if now is None else now
     n_tiles = None if tiles is None else len(tiles)
     try:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from desi_fits_to_parquet.archive.keys import archive_address
+from desi_fits_to_parquet.paths import VALIDATED
 from desi_fits_to_parquet.run.lock import RunningElsewhere
 from desi_fits_to_parquet.run.notify import (
     Sender,
@@ -33,6 +34,7 @@ from desi_fits_to_parquet.run.notify import (
 from desi_fits_to_parquet.run.panel import Screen
 from desi_fits_to_parquet.run.state import (
     EVENTS,
+    SKIM_RULE,
     TILE_RULES,
     expect_tiles,
     how_it_ended,
@@ -79,6 +81,8 @@ class RunWatch(logging.Handler):
         Lets Snakemake begin no more jobs.
     renew_lock
         Sees to the lock of the results folder, see `lock.hold_lock`.
+    markers
+        Folder of the markers that the run writes.
     stream
         What Snakemake writes to, None where it is silent.
     log
@@ -92,6 +96,7 @@ class RunWatch(logging.Handler):
         count_tiles: Callable[[], int],
         end_run: Callable[[], None],
         renew_lock: Callable[[], None],
+        markers: str,
         stream: TextIO | None,
         log: logging.Logger,
     ) -> None:
@@ -102,7 +107,9 @@ class RunWatch(logging.Handler):
         self._end_run = end_run
         self._renew_lock = renew_lock
         self._log = log
-        self._state = new_state(Path(settings["results"]), 60 * self._settings["speed_minutes"])
+        self._state = new_state(
+            Path(settings["results"]), 60 * self._settings["speed_minutes"], markers
+        )
         self._screen = Screen(stream)
         self._sender = Sender(addresses, self._complain)
         self._told = Told()
@@ -136,7 +143,7 @@ class RunWatch(logging.Handler):
             self._put(f"Snakemake's event {event}", partial(take, self._state, told))
             # Counted when the first tile begins: the list of tiles is there then, with it all
             # jobs. And in this thread, because no other one may look at Snakemake's graph.
-            if not self._counted and told.get("rule_name") in TILE_RULES:
+            if not self._counted and told.get("rule_name") in (*TILE_RULES, SKIM_RULE):
                 self._put(
                     "number of tiles", partial(expect_tiles, self._state, self._count_tiles())
                 )
@@ -287,6 +294,7 @@ def watch_run(
     count_tiles: Callable[[], int],
     end_run: Callable[[], None],
     renew_lock: Callable[[], None],
+    markers: str = VALIDATED,
 ) -> None:
     """Attach a `RunWatch` to Snakemake's logger, and let it stand for the messages of single jobs.
 
@@ -300,7 +308,7 @@ def watch_run(
         Snakemake's logger.
     screens
         Those of its handlers that write on the screen.
-    settings, addresses, count_tiles, end_run, renew_lock
+    settings, addresses, count_tiles, end_run, renew_lock, markers
         See `RunWatch`.
     """
     plain = logging.makeLogRecord({"levelno": logging.INFO, "msg": "shown?"})
@@ -308,7 +316,7 @@ def watch_run(
     if screen is not None and logger.level > logging.DEBUG:
         screen.addFilter(_OnlyProblems())
     stream = screen.stream if screen else None
-    watch = RunWatch(settings, addresses, count_tiles, end_run, renew_lock, stream, logger)
+    watch = RunWatch(settings, addresses, count_tiles, end_run, renew_lock, markers, stream, logger)
     logger.addHandler(watch)
     watch.start()
 
