@@ -104,17 +104,11 @@ def test_every_package_is_known_to_this_test() -> None:
     modules = {
         "vocabulary",
         "discover",
-<<<<<<< HEAD
-        "second_reader",
-        "validate",
-        "readers",
-        "training",
-=======
         "skim",
         "second_reader",
         "validate",
         "readers",
->>>>>>> d64f1e3 (The target skim keeps the selected rows as FITS in DESI's own layout, because desispec, redrock and fastspecfit want FITS and filtering whole files gains nothing)
+        "training",
         "cli",
         "__main__",
     }
