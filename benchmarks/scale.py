@@ -114,9 +114,9 @@ from pathlib import Path
 
 
 def build_report(results, report_folder, settings):
-    from desi_fits_to_parquet.report.files import PAGES, TABLES
-    report_folder.mkdir(exist_ok=True)
-    for name in [*TABLES, *(page.file for page in PAGES)]:
+    from desi_fits_to_parquet.report.files import FIGURES_FOLDER, LANDING, PAGE, TABLES
+    (report_folder / FIGURES_FOLDER).mkdir(parents=True, exist_ok=True)
+    for name in [*TABLES, LANDING, PAGE]:
         (report_folder / name).write_text("")
 """
 

@@ -26,7 +26,7 @@ from desi_fits_to_parquet.columns import kinds_used
 from desi_fits_to_parquet.config import ConfigError, check_config
 from desi_fits_to_parquet.archive.credentials import clear_environment
 from desi_fits_to_parquet.archive.keys import archive_address
-from desi_fits_to_parquet.report.files import PAGES, TABLES
+from desi_fits_to_parquet.report.files import FIGURES_FOLDER, LANDING, PAGE, TABLES
 from desi_fits_to_parquet.run.repair import find_stale, stale_text
 from desi_fits_to_parquet.run.skims import find_stale_skims, refuse_own_skim
 from desi_fits_to_parquet.run.snakemake import force, shares_out

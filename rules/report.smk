@@ -5,15 +5,13 @@ rule report:
     output:
         REPORT_TABLES,
         touch(f"{RESULTS}/{REPORTED}"),
-        [
-            report(
-                f"{RESULTS}/report/{page.file}",
-                caption=f"../report/{page.caption}",
-                category=page.category,
-                labels={"content": page.title},
-            )
-            for page in PAGES
-        ],
+        f"{RESULTS}/report/{LANDING}",
+        directory(f"{RESULTS}/report/{FIGURES_FOLDER}"),
+        report(
+            f"{RESULTS}/report/{PAGE}",
+            category="Report",
+            labels={"content": "Every figure and table"},
+        ),
     log:
         f"{RESULTS}/logs/report.log",
     localrule: True

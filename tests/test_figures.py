@@ -1,5 +1,6 @@
 """The figures and pages: drawn from any data, safe to open, and true to what they show."""
 
+import contextlib
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -18,9 +19,9 @@ from desi_fits_to_parquet.outcomes import OUTCOMES
 from desi_fits_to_parquet.paths import parquet_folder, parquet_path
 from desi_fits_to_parquet.report import build, figures
 from desi_fits_to_parquet.report import content as content_figures
-from desi_fits_to_parquet.report.html import html_page, plain_table, search_table
+from desi_fits_to_parquet.report.html import html_page, missing_figure, plain_table, search_table
 from desi_fits_to_parquet.report.outliers import tiles_worth_a_look
-from desi_fits_to_parquet.report.pages import outcomes_page, provenance_page
+from desi_fits_to_parquet.report.pages import outcomes_parts, provenance_parts
 from desi_fits_to_parquet.report.sample import choose_gallery, read_sample, read_spectrum
 from desi_fits_to_parquet.report.sky import (
     SHAPE,
@@ -30,7 +31,7 @@ from desi_fits_to_parquet.report.sky import (
     mollweide,
     paint_cells,
 )
-from desi_fits_to_parquet.report.style import save_figure, styled
+from desi_fits_to_parquet.report.style import NothingToDraw, save_figure, styled
 from desi_fits_to_parquet.tile import LAYOUTS, Tile
 
 TILES = [Tile("main", "dark", 10_000 + i) for i in range(3)]
@@ -39,6 +40,14 @@ TILES = [Tile("main", "dark", 10_000 + i) for i in range(3)]
 def table_of(markers):
     frame = pd.DataFrame(markers).drop(columns=["bytes_causes", "sources", "audit"])
     return frame.astype({"n_targets": float, "n_rows": float})
+
+
+def outcomes_of(tiles):
+    return html_page("Tiles", *outcomes_parts(tiles))
+
+
+def draw_gallery(sample):
+    return content_figures.draw_gallery(sample, 1)
 
 
 def write_parquet(folder, tile, prefixes, n_rows=5, row_group=2, columns=("flux_r",), seed=0):
@@ -87,7 +96,7 @@ def test_content_is_drawn_for_combined_and_for_separate_arms(tmp_path, prefixes)
         content_figures.draw_redshifts,
         content_figures.draw_brightness,
         content_figures.draw_spectypes,
-        content_figures.draw_gallery,
+        draw_gallery,
     ):
         save_figure(lambda draw=draw: draw(sample), tmp_path / "figure.svg")
         ET.parse(tmp_path / "figure.svg")  # noqa: S314  (our own figure)
@@ -121,7 +130,7 @@ def test_one_target_of_odd_redshift_and_flux_ends_no_figure_of_the_content(tmp_p
             content_figures.draw_redshifts,
             content_figures.draw_brightness,
             content_figures.draw_spectypes,
-            content_figures.draw_gallery,
+            draw_gallery,
         ):
             draw(sample).draw_without_rendering()
         redshifts = content_figures.draw_redshifts(sample)
@@ -132,11 +141,12 @@ def test_a_figure_that_cannot_be_drawn_says_so_in_its_place(tmp_path, caplog):
     def fail():
         raise ValueError("it is \x1b[31m<red> & long" + " word" * 300)
 
-    save_figure(fail, tmp_path / "figure.svg")
-    told = "".join(ET.parse(tmp_path / "figure.svg").getroot().itertext())  # noqa: S314  (our own)
-    assert told.startswith("This figure cannot be drawn: it is  [31m<red> & long word")
+    told = save_figure(fail, tmp_path / "figure.svg")
+    assert told.startswith("This figure cannot be drawn: it is \\x1b[31m<red> & long word")
     assert len(told) < 1000
+    assert not (tmp_path / "figure.svg").exists()
     assert "figure.svg cannot be drawn" in caplog.text
+    assert "&lt;red&gt; &amp; long" in missing_figure("figure", "Title", told)
 
 
 def test_a_damaged_parquet_costs_the_report_its_figures_of_the_content_alone(tmp_path):
@@ -144,14 +154,15 @@ def test_a_damaged_parquet_costs_the_report_its_figures_of_the_content_alone(tmp
     path.write_bytes(path.read_bytes()[:-100])
     write_run(tmp_path, markers=[marker(TILES[0], "converted")])
     build.build_report(tmp_path, tmp_path / "report", SETTINGS)
-    failed = {
-        figure.name: figure.read_text()
-        for figure in (tmp_path / "report").glob("*.svg")
-        if "cannot be drawn" in figure.read_text()
-    }
-    assert failed.keys() == {"redshifts.svg", "brightness.svg", "spectypes.svg", "gallery.svg"}
-    assert all("snakemake verify" in text for text in failed.values())
-    assert (tmp_path / "report" / "outcomes.html").exists()
+    page = (tmp_path / "report" / "index.html").read_text()
+    missing = dict(re.findall(r'<figure id="figure-(\w+)" class="missing">(.*?)</figure>', page))
+    failed = {name for name, text in missing.items() if "cannot be drawn" in text}
+    assert failed == {"redshifts", "brightness", "spectypes", *GALLERY}
+    assert all("snakemake verify" in missing[name] for name in failed)
+    assert "All tiles" in page
+
+
+GALLERY = ("gallery_1", "gallery_2", "gallery_3")
 
 
 def test_the_gallery_spans_the_redshifts_and_takes_the_clearest():
@@ -308,9 +319,10 @@ def test_every_axis_of_the_report_has_a_label_with_its_unit(tmp_path, monkeypatc
     drawn = {}
 
     def keep(draw, path):
-        with styled():
-            drawn[path.name] = draw()
-            drawn[path.name].draw_without_rendering()
+        with styled(), contextlib.suppress(NothingToDraw):
+            drawn[path.stem] = draw()
+            drawn[path.stem].draw_without_rendering()
+        return "kept"
 
     monkeypatch.setattr(build, "save_figure", keep)
     write_run(tmp_path, markers=[marker(tile, "converted") for tile in TILES])
@@ -318,7 +330,7 @@ def test_every_axis_of_the_report_has_a_label_with_its_unit(tmp_path, monkeypatc
         write_parquet(tmp_path, tile, ("",))
     build.build_report(tmp_path, tmp_path / "report", SETTINGS)
     labels = [(name, label) for name, figure in drawn.items() for label in numbered_axes(figure)]
-    assert {name for name, _ in labels} >= drawn.keys() - {"sky_outcomes.svg"}
+    assert {name for name, _ in labels} >= drawn.keys() - {"sky_outcomes"}
     assert [(name, label) for name, label in labels if not has_unit(label)] == []
 
 
@@ -340,7 +352,7 @@ def test_a_cell_cannot_bring_markup_into_a_page():
 
 def test_pages_need_nothing_from_the_network():
     tiles = table_of([marker(Tile("main", "dark", 9_000 + i), o) for i, o in enumerate(OUTCOMES)])
-    page = outcomes_page(tiles)
+    page = outcomes_of(tiles)
     assert not re.search(r'(src|href)\s*=\s*["\']?(https?:)?//', page)
 
 
@@ -349,7 +361,7 @@ def test_like_reasons_are_counted_together():
     for i, m in enumerate(markers):
         name = f"main-dark-{m['healpix']}"
         m["reason"] = f"coadd-{name}.fits: row {i}, sha256 {i:064x}"
-    page = outcomes_page(table_of(markers))
+    page = outcomes_of(table_of(markers))
     assert "coadd-TILE.fits: row #, sha256 #" in page
     assert '<td class="number">5</td>' in page
 
@@ -381,6 +393,6 @@ def test_tiles_far_from_their_like_are_listed_and_others_are_not():
 
 
 def test_provenance_says_release_licence_and_settings():
-    page = provenance_page(SETTINGS)
+    page = "".join(provenance_parts(SETTINGS))
     for text in ("DR1", "CC BY 4.0", "acknowledg", "flux_tolerance: 0.125", "snakemake --cores"):
         assert text in page

@@ -3,7 +3,9 @@
 import csv
 import json
 import os
+import re
 import time
+from html import escape, unescape
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,8 +17,15 @@ from report_markers import SETTINGS, marker, write_run
 
 from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES, OUTCOMES
 from desi_fits_to_parquet.report.build import build_report
-from desi_fits_to_parquet.report.files import PAGES, TABLES
-from desi_fits_to_parquet.report.landing import OBJTYPES, SPECTYPES, landing_text
+from desi_fits_to_parquet.report.files import (
+    FIGURES_FOLDER,
+    LANDING,
+    PAGE,
+    PLOTS,
+    SECTIONS,
+    TABLES,
+)
+from desi_fits_to_parquet.report.landing import OBJTYPES, SPECTYPES, overview
 from desi_fits_to_parquet.report.tables import SUMMED, add_up, table_rows, write_tiles
 from desi_fits_to_parquet.settings import settings_fingerprint
 from desi_fits_to_parquet.tile import Tile
@@ -47,13 +56,19 @@ def run(tmp_path_factory):
 
 def test_every_file_of_the_list_is_written_and_no_other(run):
     folder, _, _ = run
-    expected = {*TABLES, *(page.file for page in PAGES)}
+    expected = {*TABLES, PAGE, LANDING, FIGURES_FOLDER}
     assert {path.name for path in (folder / "report").iterdir()} == expected
 
 
-def test_captions_exist_and_none_is_left_over():
-    captions = {path.name for path in (REPO / "report").glob("*.rst")}
-    assert captions == {page.caption for page in PAGES} | {"workflow.rst"}
+def test_every_figure_stands_in_one_section_with_its_caption(run):
+    folder, _, _ = run
+    placed = [plot for section in SECTIONS.values() for plot in section.plots]
+    assert sorted(placed) == sorted(PLOTS)
+    assert placed == list(PLOTS), "numbered in the order in which they are read"
+    page = (folder / "report" / PAGE).read_text()
+    for path in (folder / "report" / FIGURES_FOLDER).iterdir():
+        shown = page[page.index(f'<figure id="figure-{path.stem}">') :].partition("</figure>")[0]
+        assert escape(PLOTS[path.stem].caption) in shown
 
 
 def test_every_discovered_tile_has_exactly_one_row(run):
@@ -113,8 +128,10 @@ def test_the_same_markers_give_the_same_bytes(run, tmp_path):
     folder, _, _ = run
     again = tmp_path / "report"
     build_report(folder, again, SETTINGS)
-    for path in (folder / "report").iterdir():
-        assert path.read_bytes() == (again / path.name).read_bytes(), path.name
+    written = [path for path in (folder / "report").rglob("*") if path.is_file()]
+    for path in written:
+        place = path.relative_to(folder / "report")
+        assert path.read_bytes() == (again / place).read_bytes(), place
 
 
 def test_a_run_without_tiles_gives_a_whole_report(tmp_path):
@@ -123,14 +140,15 @@ def test_a_run_without_tiles_gives_a_whole_report(tmp_path):
     jsonschema.validate(summary, SCHEMA)
     assert summary["tiles"] == 0
     assert summary["reduction_percent"] is None
-    assert {path.name for path in (tmp_path / "report").iterdir()} >= {p.file for p in PAGES}
+    page = (tmp_path / "report" / PAGE).read_text()
+    assert [name for name in PLOTS if f'<figure id="figure-{name}"' not in page] == []
 
 
 def test_a_run_without_converted_tile_gives_a_whole_report(tmp_path):
     write_run(tmp_path, 5, outcomes=("unreachable", "missing_source"))
     summary = build(tmp_path)
     assert summary["failed"] == summary["without_output"] == 5
-    assert "0 spectra from 0 tiles" in (tmp_path / "report" / "landing.rst").read_text()
+    assert "0 DESI quasars out of 5 tiles" in (tmp_path / "report" / LANDING).read_text()
 
 
 def test_a_tile_without_marker_is_named(tmp_path):
@@ -191,14 +209,19 @@ def test_a_marker_that_lacks_a_figure_is_refused(tmp_path):
         build(tmp_path)
 
 
-def test_the_landing_page_says_what_failed_and_what_to_do(run):
+def overview_of(summary, settings=SETTINGS):
+    return unescape(re.sub("<.*?>", "", overview(summary, settings, "", 7)))
+
+
+def test_the_overview_leads_with_the_answer_and_says_what_failed_and_what_to_do(run):
     _, _, summary = run
-    text = landing_text(summary, SETTINGS)
-    assert len(text.strip().splitlines()) == 5
+    text = overview_of(summary)
+    assert f"{summary['n_rows']:,} DESI quasars out of 60 tiles" in text
     for outcome in FAILED_OUTCOMES:
-        assert f"{summary['outcomes'][outcome]:,} {outcome}" in text
+        assert f"{summary['outcomes'][outcome]:,} {outcome}: " in text
     assert "retry_failed" in text
     assert "desidata/dr1/spectro/redux/iron" in text
+    assert "desi-fits-to-parquet serve results --open" in text
 
 
 def test_the_run_of_2025_gives_its_true_totals(tmp_path):
@@ -224,7 +247,7 @@ def test_the_run_of_2025_gives_its_true_totals(tmp_path):
     assert round(summary["bytes_archive"] / 2**30, 2) == 4394.05
     assert round(summary["reduction_percent"], 2) == 97.65
     assert summary["without_output"] == 2_324
-    assert "4.72 TB" in (tmp_path / "report" / "landing.rst").read_text()
+    assert "4.72 TB" in (tmp_path / "report" / LANDING).read_text()
     assert seconds < 20
 
 
@@ -248,21 +271,21 @@ EVERY = {"spectypes": ["STAR", "QSO", "GALAXY"], "objtypes": list(OBJTYPES), "zw
         (EVERY | {"zwarn": 5}, "the targets with no bit of ZWARN but those of the mask 5"),
     ],
 )  # fmt: skip
-def test_the_landing_page_tells_the_selection_that_was_applied(run, change, text):
+def test_the_overview_tells_the_selection_that_was_applied(run, change, text):
     _, _, summary = run
     selection = SETTINGS["selection"] | change
-    page = landing_text(summary, SETTINGS | {"selection": selection})
-    assert f"**Asked**: the spectra of {text}, from ``desidata" in page
+    page = overview_of(summary, SETTINGS | {"selection": selection})
+    assert f"Asked for: {text}, from desidata" in page
 
 
-def test_the_landing_page_tells_of_targets_that_were_left_out(run):
+def test_the_overview_tells_of_targets_that_were_left_out(run):
     _, markers, summary = run
     totals = {name: sum(m[name] for m in markers) for name in ("n_no_data", "n_left_out")}
-    text = landing_text(summary, SETTINGS)
-    assert f"; {totals['n_no_data']:,} selected targets without data were left out" in text
-    assert f"; {totals['n_left_out']:,} were left out for pixels that are no numbers" in text
+    text = overview_of(summary)
+    assert f"{totals['n_no_data']:,} selected targets without data were left out" in text
+    assert f"{totals['n_left_out']:,} selected targets were left out for pixels" in text
     converted = {**SETTINGS, "selection": {**SETTINGS["selection"], "no_data": True}}
-    assert "targets without data were converted" in landing_text(summary, converted)
+    assert "targets without data were converted" in overview_of(summary, converted)
 
 
 def test_all_values_of_a_selection_are_those_that_the_schema_allows():

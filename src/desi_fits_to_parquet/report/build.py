@@ -1,10 +1,12 @@
 """Make the report of a run: tables for machines, figures and tables for people."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from desi_fits_to_parquet.files import write_atomically, write_json
@@ -12,7 +14,9 @@ from desi_fits_to_parquet.report import content as content_figures
 from desi_fits_to_parquet.report import figures
 from desi_fits_to_parquet.report import pages as report_pages
 from desi_fits_to_parquet.report import sky as sky_maps
-from desi_fits_to_parquet.report.landing import landing_text
+from desi_fits_to_parquet.report.files import FIGURES_FOLDER, LANDING, PAGE, PLOTS, SECTIONS
+from desi_fits_to_parquet.report.html import figure, missing_figure, paragraph, report_page
+from desi_fits_to_parquet.report.landing import object_name, overview
 from desi_fits_to_parquet.report.sample import read_sample
 from desi_fits_to_parquet.report.style import save_figure
 from desi_fits_to_parquet.report.tables import (
@@ -29,7 +33,7 @@ from desi_fits_to_parquet.tiles_csv import IDENTITY, list_tiles
 
 
 def build_report(results: Path, report_folder: Path, settings: Settings) -> dict[str, Any]:
-    """Write every file of the report: `files.TABLES` and `files.PAGES`.
+    """Write every file of the report: `files.TABLES`, figures, the page.
 
     Parameters
     ----------
@@ -67,33 +71,67 @@ def build_report(results: Path, report_folder: Path, settings: Settings) -> dict
         (*IDENTITY, "outcome", "reason", "what_to_do", "bytes_archive"),
         report_folder / "failed.csv",
     )
-    write_atomically(report_folder / "landing.rst", landing_text(summary, settings))
 
     frame = table.drop_columns(["bytes_causes"]).to_pandas()
-    sample = cache(lambda: read_sample(frame, results))
-    drawings: dict[str, Callable[[], Figure]] = {
-        "reduction.svg": lambda: figures.draw_reduction(frame, summary),
-        "waterfall.svg": lambda: figures.draw_waterfall(summary),
-        "outcomes.svg": lambda: figures.draw_outcomes(frame, summary),
-        "sky_outcomes.svg": lambda: sky_maps.draw_sky_outcomes(frame),
-        "sky_targets.svg": lambda: sky_maps.draw_sky_targets(frame),
-        "speed.svg": lambda: figures.draw_speed(frame),
-        "stages.svg": lambda: figures.draw_stages(frame),
-        "redshifts.svg": lambda: content_figures.draw_redshifts(sample()),
-        "brightness.svg": lambda: content_figures.draw_brightness(sample()),
-        "spectypes.svg": lambda: content_figures.draw_spectypes(sample()),
-        "gallery.svg": lambda: content_figures.draw_gallery(sample()),
-        "rounding.svg": lambda: figures.draw_rounding(frame, settings["precision"]),
+    shown = _draw(_drawings(frame, summary, settings, results), report_folder / FIGURES_FOLDER)
+    tables: dict[str, list[str]] = {
+        "tiles": report_pages.outcomes_parts(frame),
+        "bytes": report_pages.compression_parts(frame, summary),
+        "speed": report_pages.slowest_parts(frame),
+        "fidelity": report_pages.fidelity_parts(frame, summary),
+        "provenance": report_pages.provenance_parts(settings),
     }
-    for name, draw in drawings.items():
-        save_figure(draw, report_folder / name)
-    pages = {
-        "compression.html": report_pages.compression_page(frame, summary),
-        "outcomes.html": report_pages.outcomes_page(frame),
-        "slowest.html": report_pages.slowest_page(frame),
-        "fidelity.html": report_pages.fidelity_page(frame, summary),
-        "provenance.html": report_pages.provenance_page(settings),
+    sections = {
+        name: (
+            section.title,
+            [
+                paragraph(section.begins),
+                *(shown[plot] for plot in section.plots),
+                *tables.get(name, ()),
+            ],
+        )
+        for name, section in SECTIONS.items()
     }
-    for name, text in pages.items():
-        write_atomically(report_folder / name, text)
+    first = overview(summary, settings, shown["redshifts"].replace(' id="', ' data-is="', 1), None)
+    write_atomically(report_folder / LANDING, first)
+    title = f"{summary['n_rows']:,} DESI {object_name(settings['selection'])}"
+    write_atomically(report_folder / PAGE, report_page(title, first, sections))
     return summary
+
+
+def _drawings(
+    frame: pd.DataFrame, summary: dict[str, Any], settings: Settings, results: Path
+) -> dict[str, Callable[[], Figure]]:
+    """Return the function that draws each of `PLOTS`."""
+    sample = cache(lambda: read_sample(frame, results))
+    return {
+        "redshifts": lambda: content_figures.draw_redshifts(sample()),
+        "brightness": lambda: content_figures.draw_brightness(sample()),
+        "spectypes": lambda: content_figures.draw_spectypes(sample()),
+        "gallery_1": lambda: content_figures.draw_gallery(sample(), 1),
+        "gallery_2": lambda: content_figures.draw_gallery(sample(), 2),
+        "gallery_3": lambda: content_figures.draw_gallery(sample(), 3),
+        "outcomes": lambda: figures.draw_outcomes(frame, summary),
+        "sky_outcomes": lambda: sky_maps.draw_sky_outcomes(frame),
+        "sky_targets": lambda: sky_maps.draw_sky_targets(frame),
+        "reduction": lambda: figures.draw_reduction(frame, summary),
+        "waterfall": lambda: figures.draw_waterfall(summary),
+        "speed": lambda: figures.draw_speed(frame),
+        "stages": lambda: figures.draw_stages(frame),
+        "rounding": lambda: figures.draw_rounding(frame, settings["precision"]),
+    }
+
+
+def _draw(drawings: Mapping[str, Callable[[], Figure]], folder: Path) -> dict[str, str]:
+    """Draw figures into files, a folder of their own; return what shows each in a page."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    shown = {}
+    for number, (name, plot) in enumerate(PLOTS.items(), 1):
+        path = folder / f"{name}.svg"
+        title = f"Figure {number}. {plot.title}"
+        if sentence := save_figure(drawings[name], path):
+            shown[name] = missing_figure(name, title, sentence)
+        else:
+            shown[name] = figure(name, path.read_text(), title, plot.caption)
+    return shown

@@ -16,6 +16,7 @@ from desi_fits_to_parquet.report.style import (
     GREY,
     ORANGE,
     SKY,
+    NothingToDraw,
     new_figure,
     say_nothing_to_show,
 )
@@ -24,6 +25,10 @@ SPECTYPES = {"QSO": (BLUE, "", "o"), "GALAXY": (ORANGE, "//", "s"), "STAR": (SKY
 """Colour, hatch and marker of each class."""
 
 N_GALLERY = 12
+
+PER_PAGE = 4
+
+NO_SPECTRA = "No tile was converted"
 
 MAGNITUDES = (0.0, 40.0)
 
@@ -147,19 +152,31 @@ def draw_spectypes(sample: Sample) -> Figure:
     return figure
 
 
-def draw_gallery(sample: Sample) -> Figure:
-    """Draw a dozen spectra that span the redshifts, with the lines of their class marked."""
+def draw_gallery(sample: Sample, page: int) -> Figure:
+    """Draw a page of a dozen spectra that span the redshifts, with the lines of their class.
+
+    Parameters
+    ----------
+    sample
+        What was read of the Parquet files.
+    page
+        From 1 to `N_GALLERY / PER_PAGE`.
+
+    Raises
+    ------
+    NothingToDraw
+        Where there are not so many spectra.
+    """
     chosen = choose_gallery(sample.measured, N_GALLERY)
-    if chosen.empty:
-        figure = new_figure(10.5, 2.4)
-        say_nothing_to_show(figure.subplots())
-        return figure
-    n_lines = (len(chosen) + 1) // 2
-    figure = new_figure(11.5, 2.15 * n_lines)
+    shown = chosen.iloc[(page - 1) * PER_PAGE : page * PER_PAGE]
+    if shown.empty:
+        raise NothingToDraw("There are no more spectra" if page > 1 else NO_SPECTRA)
+    n_lines = (len(shown) + 1) // 2
+    figure = new_figure(11.5, 0.6 + 2.7 * n_lines)
     panels = list(figure.subplots(n_lines, 2, sharex=True, squeeze=False).flat)
-    for axes, (_, row) in zip(panels, chosen.iterrows(), strict=False):
+    for axes, (_, row) in zip(panels, shown.iterrows(), strict=False):
         _draw_spectrum(axes, row)
-    for axes in panels[len(chosen) :]:
+    for axes in panels[len(shown) :]:
         axes.set_axis_off()
     figure.supxlabel("observed wavelength in vacuum (Å)", fontsize=10)
     figure.supylabel("flux density (10$^{-17}$ erg s$^{-1}$ cm$^{-2}$ Å$^{-1}$)", fontsize=10)

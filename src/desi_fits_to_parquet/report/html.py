@@ -1,13 +1,17 @@
-"""HTML pages that stand alone: tables to sort and to search, without any other file or network."""
+"""HTML pages that stand alone: figures with captions, tables to sort and to search, no network."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from desi_fits_to_parquet.units import decimals
+
 _STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; color: #111; background: #fff; margin: 1.2em; }
-h1 { font-size: 1.3em; } h2 { font-size: 1.1em; margin-top: 1.6em; }
+h1 { font-size: 1.6em; } h2 { font-size: 1.5em; margin: .6em 0 .3em; }
+h3 { font-size: 1.1em; margin-top: 1.6em; }
 table { border-collapse: collapse; margin: .6em 0; }
 th, td { border-bottom: 1px solid #ddd; padding: .25em .7em; text-align: left;
   vertical-align: top; }
@@ -16,10 +20,46 @@ th { border-bottom: 2px solid #111; position: sticky; top: 0; background: #fff; 
 th button { font: inherit; font-weight: bold; border: 0; background: none; padding: 0;
   cursor: pointer; }
 td:last-child:not(.number) { overflow-wrap: anywhere; min-width: 14em; }
+.table { overflow: auto; max-width: 100%; max-height: 80vh; }
 tbody tr:hover { background: #f2f6fa; }
 pre { background: #f5f5f5; border: 1px solid #ddd; padding: .7em; overflow-x: auto; }
 input { font: inherit; padding: .25em .5em; width: 24em; max-width: 90%; }
 .note { color: #444; }
+figure { margin: 1.2em 0; break-inside: avoid; }
+figure svg { display: block; width: 100%; max-width: 70em; height: auto; max-height: 78vh; }
+figcaption { max-width: 62em; color: #333; margin-top: .4em; }
+@page { size: A4; margin: 15mm 14mm; }
+@media print {
+  body { margin: 0; font-size: 9.5pt; }
+  .screen, input { display: none; }
+  .table { overflow: visible; max-height: none; }
+  th { position: static; }
+  h2, h3 { break-after: avoid; }
+  [data-table] tbody tr:nth-child(n+16) { display: none; }
+}
+"""
+
+# The report: its sections beside a list of them that stays in sight.
+_REPORT_STYLE = """
+html { scroll-behavior: smooth; scroll-padding-top: .5em; }
+body.report { margin: 0; display: grid; grid-template-columns: 11em minmax(0, 1fr); }
+nav { position: sticky; top: 0; align-self: start; height: 100vh; overflow: auto;
+  box-sizing: border-box; padding: 1.2em 0 1em 1.2em; background: #f2f4f7; }
+nav a { display: block; padding: .3em .5em; color: #111; text-decoration: none; }
+nav a:hover, nav a:focus { background: #dfe5ec; }
+main { padding: 1.2em 1.6em; min-width: 0; }
+section { border-top: 1px solid #bbb; margin-top: 2em; padding-top: .4em; }
+@media (max-width: 760px) {
+  body.report { display: block; }
+  nav { position: static; height: auto; padding: .6em; }
+  nav a { display: inline-block; }
+}
+@media print {
+  body.report { display: block; }
+  nav { display: none; }
+  main { padding: 0; }
+  section { break-before: page; border: 0; margin: 0; padding: 0; }
+}
 """
 
 # Rows stay data until they are shown, and go into the page as text: no cell can carry markup.
@@ -38,8 +78,11 @@ for (const box of document.querySelectorAll("[data-table]")) {
       const line = document.createElement("tr");
       data.rows[i].forEach((value, k) => {
         const cell = line.insertCell();
-        cell.className = data.numbers[k] ? "number" : "";
-        cell.textContent = value;
+        const digits = data.digits[k];
+        cell.className = digits === null ? "" : "number";
+        cell.textContent = value === null || digits === null || digits < 0 ? value :
+          value.toLocaleString("en", {minimumFractionDigits: digits,
+            maximumFractionDigits: digits});
       });
       return line;
     }));
@@ -73,17 +116,75 @@ for (const box of document.querySelectorAll("[data-table]")) {
 
 def html_page(title: str, *parts: str) -> str:
     """Put parts (HTML) together into a page that needs nothing beside itself."""
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}'
-        f"</title><style>{_STYLE}</style></head>\n<body><h1>{escape(title)}</h1>\n"
-        + "\n".join(parts)
-        + f"\n<script>{_SCRIPT}</script></body></html>\n"
+    body = f"<body><h1>{escape(title)}</h1>\n" + "\n".join(parts)
+    return _page(title, _STYLE, body)
+
+
+def report_page(
+    title: str, overview: str, sections: Mapping[str, tuple[str, Sequence[str]]]
+) -> str:
+    """Put sections together into a page with a list of them, which needs nothing beside itself.
+
+    Parameters
+    ----------
+    title
+        The page's title.
+    overview
+        What stands before the sections (HTML).
+    sections
+        By the name that a link to it has: its title, and its parts (HTML).
+    """
+    links = "".join(
+        f'<a href="#{name}">{escape(heads)}</a>'
+        for name, heads in (("overview", "Overview"), *((n, t) for n, (t, _) in sections.items()))
+    )
+    body = "".join(
+        f'<section id="{name}"><h2>{escape(heads)}</h2>\n' + "\n".join(parts) + "</section>\n"
+        for name, (heads, parts) in sections.items()
+    )
+    return _page(
+        title,
+        _STYLE + _REPORT_STYLE,
+        f'<body class="report"><nav>{links}</nav>\n<main><div id="overview">{overview}</div>\n'
+        f"{body}</main>",
     )
 
 
+def _page(title: str, style: str, body: str) -> str:
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}'
+        f'</title><meta name="viewport" content="width=device-width"><style>{style}</style></head>'
+        f"\n{body}\n<script>{_SCRIPT}</script></body></html>\n"
+    )
+
+
+def figure(name: str, svg: str, title: str, caption: str) -> str:
+    """Show a picture with its title and its caption.
+
+    Parameters
+    ----------
+    name
+        Name that a link to it has.
+    svg
+        The picture, as a file of SVG holds it.
+    title, caption
+        Plain text.
+    """
+    picture = re.sub(r' (width|height)="[^"]*"', "", svg[svg.index("<svg") :], count=2)
+    picture = picture.replace("<svg", '<svg role="img" preserveAspectRatio="xMinYMid"', 1)
+    said = f"<figcaption><b>{escape(title)}.</b> {escape(caption)}</figcaption>"
+    return f'<figure id="figure-{name}">{picture}{said}</figure>'
+
+
+def missing_figure(name: str, title: str, sentence: str) -> str:
+    """Say in the place of a figure why it is not there."""
+    said = f"<figcaption><b>{escape(title)}.</b> {escape(sentence)}</figcaption>"
+    return f'<figure id="figure-{name}" class="missing">{said}</figure>'
+
+
 def heading(text: str) -> str:
-    """Make a heading within a page."""
-    return f"<h2>{escape(text)}</h2>"
+    """Make a heading within a page or a section."""
+    return f"<h3>{escape(text)}</h3>"
 
 
 def paragraph(text: str) -> str:
@@ -96,7 +197,9 @@ def preformatted(text: str) -> str:
     return f"<pre>{escape(text)}</pre>"
 
 
-def plain_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
+def plain_table(
+    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], names: Sequence[str] = ()
+) -> str:
     """Make a table without script, for few rows.
 
     Parameters
@@ -104,59 +207,78 @@ def plain_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -
     rows
         The cells by column name; None gives an empty cell.
     columns
-        Names of the columns to show, and their headings (with units).
+        Names of the columns to show, and their headings (with units). Figures are rounded as
+        `units.decimals` says.
+    names
+        Columns of whole numbers that are names: written without commas.
     """
+    digits = {name: _digits(rows, name, names) for name in columns}
     head = "".join(
-        f'<th class="{"number" if _is_number(rows, name) else ""}">{escape(text)}</th>'
+        f'<th class="{"" if digits[name] is None else "number"}">{escape(text)}</th>'
         for name, text in columns.items()
     )
-    lines = "".join(f"<tr>{''.join(_cell(row[name]) for name in columns)}</tr>\n" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>\n{lines}</tbody></table>"
+    lines = "".join(
+        f"<tr>{''.join(_cell(row[name], digits[name]) for name in columns)}</tr>\n" for row in rows
+    )
+    return (
+        f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>\n{lines}</tbody></table>'
+        "</div>"
+    )
 
 
-def search_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
+def search_table(
+    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], names: Sequence[str] = ()
+) -> str:
     """Make a table to sort by any column and to search, also for tens of thousands of rows.
 
     Parameters
     ----------
-    rows
-        The cells by column name: text, numbers or None.
-    columns
-        Names of the columns to show, and their headings (with units). Fractions are shown with
-        six significant digits.
+    rows, columns, names
+        As of `plain_table`.
     """
-    numbers = [_is_number(rows, name) for name in columns]
+    digits = [_digits(rows, name, names) for name in columns]
     head = "".join(
-        f'<th class="{"number" if number else ""}"><button>{escape(text)}</button><span></span>'
-        "</th>"
-        for text, number in zip(columns.values(), numbers, strict=True)
+        f'<th class="{"" if places is None else "number"}"><button>{escape(text)}</button>'
+        "<span></span></th>"
+        for text, places in zip(columns.values(), digits, strict=True)
     )
+    cells = [
+        [_rounded(row[name], places) for name, places in zip(columns, digits, strict=True)]
+        for row in rows
+    ]
     data = json.dumps(
-        {"numbers": numbers, "rows": [[_short(row[name]) for name in columns] for row in rows]},
-        separators=(",", ":"),
-        allow_nan=False,
+        {"digits": digits, "rows": cells}, separators=(",", ":"), allow_nan=False
     ).replace("<", "\\u003c")  # a cell cannot end the script element that holds it
     return (
         '<div data-table><input type="search" placeholder="search: words that a row must hold" '
-        'aria-label="search"> <span class="note"></span>\n'
-        f"<table><thead><tr>{head}</tr></thead><tbody></tbody></table>\n"
+        'aria-label="search"> <span class="note screen"></span>\n'
+        f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody></tbody></table></div>\n'
         f'<script type="application/json">{data}</script></div>'
     )
 
 
-def _is_number(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
+_NAME = -1
+"""Stands for the digits of a number that is a name."""
+
+
+def _digits(rows: Sequence[Mapping[str, Any]], name: str, names: Sequence[str]) -> int | None:
+    """Tell how many digits the figures of a column have behind the point; None: it has texts."""
     values = [row[name] for row in rows if row[name] is not None]
-    return bool(values) and all(isinstance(value, int | float) for value in values)
+    if not values or not all(isinstance(value, int | float) for value in values):
+        return None
+    if name in names:
+        return _NAME
+    return decimals(values) if any(isinstance(value, float) for value in values) else 0
 
 
-def _short(value: Any) -> Any:
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+def _rounded(value: Any, digits: int | None) -> Any:
+    return round(value, digits or 0) if isinstance(value, float) else value
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, digits: int | None) -> str:
     if value is None:
         return "<td></td>"
-    if isinstance(value, int | float):
-        text = f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
-        return f'<td class="number">{text}</td>'
-    return f"<td>{escape(str(value))}</td>"
+    if digits is None:
+        return f"<td>{escape(str(value))}</td>"
+    text = str(value) if digits == _NAME else f"{value:,.{digits}f}"
+    return f'<td class="number">{text}</td>'

@@ -1,4 +1,4 @@
-"""The report's HTML pages: compression, outcomes, slowest tiles, fidelity, provenance."""
+"""Tables of the report: compression, outcomes, slowest tiles, fidelity, provenance."""
 
 import platform
 import re
@@ -17,7 +17,6 @@ from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES
 from desi_fits_to_parquet.report.figures import waterfall_steps
 from desi_fits_to_parquet.report.html import (
     heading,
-    html_page,
     paragraph,
     plain_table,
     preformatted,
@@ -38,6 +37,9 @@ _IDENTITY = {
 }
 """Columns that say which tile it is; the number is that of DESI's names: pixel, or uniqpix."""
 
+_NUMBERS = ("healpix", "order", "pixel")
+"""Those that are numbers."""
+
 _PACKAGES = ("snakemake", "numpy", "pyarrow", "h5py", "obstore", "boto3", "astropy", "matplotlib")
 
 _RELEASES: dict[str, tuple[str, str | None]] = {
@@ -48,7 +50,7 @@ _RELEASES: dict[str, tuple[str, str | None]] = {
 }
 
 
-def compression_page(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> str:
+def compression_parts(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> list[str]:
     """Write bytes in the archive, fetched and written: in all, by cause, by survey and program."""
     groups = []
     for (survey, program), group in tiles.groupby(["survey", "program"]):
@@ -68,7 +70,11 @@ def compression_page(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> str:
         "saved": "saved (%)",
         "row_kb": "Parquet per spectrum (kB)",
     }
-    parts = [plain_table([*groups, total], columns), heading("Causes of the reduction")]
+    parts = [
+        heading("By survey and program"),
+        plain_table([*groups, total], columns),
+        heading("Causes of the reduction"),
+    ]
     steps = [
         {
             "step": label,
@@ -88,10 +94,10 @@ def compression_page(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> str:
         "percent": "of the bytes before it (%)",
         "left": "left (MB)",
     }
-    return html_page("Compression", *parts, paragraph(note), plain_table(steps, headings))
+    return [*parts, paragraph(note), plain_table(steps, headings)]
 
 
-def outcomes_page(tiles: pd.DataFrame) -> str:
+def outcomes_parts(tiles: pd.DataFrame) -> list[str]:
     """Write the failed tiles by kind of reason, and every tile in a table to sort and search."""
     failed = tiles[tiles.outcome.isin(FAILED_OUTCOMES)]
     kinds = Counter(
@@ -120,18 +126,17 @@ def outcomes_page(tiles: pd.DataFrame) -> str:
         "seconds": "time (s)",
         "reason": "reason",
     }
-    parts = [
+    return [
         heading("Failed tiles by reason (# stands for a number or checksum, TILE for the tile)"),
         plain_table(reasons, {"outcome": "outcome", "tiles": "tiles", "reason": "reason"})
         if reasons
         else paragraph("No tile failed."),
         heading("All tiles"),
-        search_table(_records(_with_units(tiles), columns), columns),
+        search_table(_records(_with_units(tiles), columns), columns, _NUMBERS),
     ]
-    return html_page("Tiles and their outcomes", *parts)
 
 
-def slowest_page(tiles: pd.DataFrame) -> str:
+def slowest_parts(tiles: pd.DataFrame) -> list[str]:
     """Write the tiles that took longest."""
     frame = _with_units(tiles).nlargest(N_SLOWEST, "seconds")
     columns = {
@@ -148,13 +153,13 @@ def slowest_page(tiles: pd.DataFrame) -> str:
         "throttled": "answers 429 or 503",
         "n_rows": "rows",
     }
-    return html_page(
-        f"The {len(frame):,} tiles that took longest",
-        search_table(_records(frame, columns), columns),
-    )
+    return [
+        heading(f"The {len(frame):,} tiles that took longest"),
+        search_table(_records(frame, columns), columns, _NUMBERS),
+    ]
 
 
-def fidelity_page(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> str:
+def fidelity_parts(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> list[str]:
     """Write audits, rounding errors, schemas, and the tiles that are worth a look."""
     prints = tiles.schema_fingerprint[tiles.bytes_parquet > 0]
     schemas = [
@@ -188,8 +193,7 @@ def fidelity_page(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> str:
     same = "All Parquet files have one schema." if len(schemas) < 2 else (
         f"The Parquet files have {len(schemas)} schemas: convert the fewer tiles again."
     )  # fmt: skip
-    return html_page(
-        "Fidelity",
+    return [
         heading("Rounding"),
         plain_table(errors, {"what": "what", "value": "value"}),
         heading("Audits"),
@@ -218,11 +222,11 @@ def fidelity_page(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> str:
             f"survey and program (where that has at least {FEWEST} tiles), either in the reduction "
             "or in the rows per target. Far off need not mean wrong."
         ),
-        search_table(odd, columns) if odd else paragraph("None."),
-    )
+        search_table(odd, columns, _NUMBERS) if odd else paragraph("None."),
+    ]
 
 
-def provenance_page(settings: Settings) -> str:
+def provenance_parts(settings: Settings) -> list[str]:
     """Write versions, settings, the archive's release, how to reproduce the run, how to cite."""
     import yaml
 
@@ -237,8 +241,7 @@ def provenance_page(settings: Settings) -> str:
         f"git checkout {_commit().removesuffix('-dirty')}\n"
         "make env\n"
         "# save the settings below as config/this-run.yaml\n"
-        ".venv/bin/snakemake --cores 8 --configfile config/this-run.yaml\n"
-        ".venv/bin/snakemake --report report.html --configfile config/this-run.yaml"
+        ".venv/bin/snakemake --cores 8 --configfile config/this-run.yaml"
     )
     archive = settings["archive"]
     cite = [
@@ -250,8 +253,7 @@ def provenance_page(settings: Settings) -> str:
         "https://data.desi.lbl.gov/doc/acknowledgments/.",
         "Software: cite desi-fits-to-parquet as its CITATION.cff says.",
     ]
-    return html_page(
-        "Provenance",
+    return [
         heading("Archive"),
         paragraph(f"{archive['bucket']}/{archive['prefix']}: DESI {release}."),
         heading("Versions"),
@@ -262,7 +264,7 @@ def provenance_page(settings: Settings) -> str:
         preformatted(yaml.safe_dump(_plain(settings), sort_keys=False)),
         heading("How to cite"),
         *(paragraph(line) for line in cite),
-    )
+    ]
 
 
 def _sizes(group: pd.DataFrame) -> dict[str, Any]:
@@ -287,14 +289,11 @@ def _with_units(tiles: pd.DataFrame) -> pd.DataFrame:
     seconds = tiles.seconds_download + tiles.seconds_fuse + tiles.seconds_validate
     speed = tiles.bytes_fetched / 1e6 / tiles.seconds_download.where(tiles.seconds_download > 0)
     return tiles.assign(
-        archive=(tiles.bytes_archive / MB).round(3),
-        fetched=(tiles.bytes_fetched / MB).round(3),
-        parquet=(tiles.bytes_parquet / MB).round(3),
-        seconds=seconds.round(3),
-        seconds_download=tiles.seconds_download.round(3),
-        seconds_fuse=tiles.seconds_fuse.round(3),
-        seconds_validate=tiles.seconds_validate.round(3),
-        speed=speed.round(3),
+        archive=tiles.bytes_archive / MB,
+        fetched=tiles.bytes_fetched / MB,
+        parquet=tiles.bytes_parquet / MB,
+        seconds=seconds,
+        speed=speed,
         n_targets=tiles.n_targets.astype("Int64"),
         n_rows=tiles.n_rows.astype("Int64"),
     )

@@ -1,10 +1,8 @@
 """The one style of the report's figures: readable in black and white, the same bytes every time."""
 
 import logging
-import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from desi_fits_to_parquet.files import atomic_path, write_atomically
+from desi_fits_to_parquet.files import atomic_path
+from desi_fits_to_parquet.text import neutral, shorten
 
 log = logging.getLogger(__name__)
 
@@ -74,11 +73,20 @@ def styled() -> Iterator[None]:
             yield
 
 
-def save_figure(draw: Callable[[], Figure], path: Path) -> None:
+class NothingToDraw(Exception):
+    """There are no data for a figure; the message is the sentence that stands in its place."""
+
+
+def save_figure(draw: Callable[[], Figure], path: Path) -> str:
     """Draw a figure in the project's style and write it as SVG, atomically and without a date.
 
     A figure that cannot be drawn, whatever the reason, does not end the report: the log gets the
-    traceback, and in its place stands a picture of a sentence that names the reason.
+    traceback, and no file is written.
+
+    Returns
+    -------
+    str
+        Nothing, or the sentence to be put in the place of a figure that was not drawn.
 
     Raises
     ------
@@ -90,23 +98,12 @@ def save_figure(draw: Callable[[], Figure], path: Path) -> None:
             figure = draw()
             with atomic_path(path) as temporary:
                 figure.savefig(temporary, format="svg", metadata={"Date": None})
+    except NothingToDraw as nothing:
+        return f"{nothing}."
     except Exception as error:
         log.exception("%s cannot be drawn", path.name)
-        reason = str(error) or type(error).__name__
-        write_atomically(path, picture_of_text(f"This figure cannot be drawn: {reason}"))
-
-
-def picture_of_text(text: str) -> str:
-    """Return an SVG that shows a sentence, made without matplotlib, which may be what failed."""
-    plain = "".join(letter if letter.isprintable() else " " for letter in text)
-    lines = textwrap.wrap(plain, 90, max_lines=8, placeholder=" ...")
-    spans = "".join(f'<tspan x="20" dy="20">{escape(line)}</tspan>' for line in lines)
-    height = 40 + 20 * len(lines)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{height}" '
-        f'viewBox="0 0 760 {height}"><rect width="100%" height="100%" fill="white"/>'
-        f'<text y="10" font-family="sans-serif" font-size="14" fill="#333">{spans}</text></svg>\n'
-    )
+        return f"This figure cannot be drawn: {shorten(neutral(str(error) or repr(error)), 900)}"
+    return ""
 
 
 def new_figure(width: float, height: float) -> Figure:

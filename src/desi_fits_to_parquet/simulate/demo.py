@@ -45,10 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 say(f"Serving its {len(expected)} tiles at {endpoint}; running the workflow on it.")
                 archive = f"{{endpoint: '{endpoint}', prefix: '{DEMO_PREFIXES[layout]}'}}"
                 code = run_snakemake("--cores", "all", archive=archive)
-                if code == 0:
-                    code = run_snakemake(
-                        "--report", str(results / "report.html"), "--quiet", "all", archive=archive
-                    )
     except KeyboardInterrupt:
         say("\nInterrupted; the local S3 service is stopped.")
         return 130
@@ -96,7 +92,7 @@ def print_summary(summary: Mapping[str, Any], results: Path, seconds: float) -> 
         f"\n{summary['n_rows']} quasars in {seconds:.0f} s.\n"
         f"Explore  {os.path.relpath(sys.executable)} -m desi_fits_to_parquet serve {results} "
         "--open    (the spectra in a browser)\n"
-        f"Parquet  {results}/parquet\nReport   {results}/report.html"
+        f"Parquet  {results}/parquet\nReport   {results}/report/index.html"
         f"  (open it in a browser)\nTables   {results}/report/\n"
         f'Open it  lsdb.open_catalog("{results}")    (LSDB; all targets, the spectra beside them)\n'
         f"         duckdb.sql(\"FROM '{results}/catalog/dataset/**/*.parquet'\")    (DuckDB)"
