@@ -16,7 +16,7 @@ env: $(VENV)/.installed  ## make the environment in .venv from requirements.lock
 $(VENV)/.installed: requirements.lock pyproject.toml envs/make-venv.sh
 	@bash envs/make-venv.sh "$(PYTHON)" "$(VENV)" requirements.lock
 
-# What the field reads these files with (desispec, specutils, fitsio): some tests compare with it.
+# What the field reads these files with (desispec, specutils, fitsio, redrock): some tests compare with it.
 reference: env $(VENV)/.reference  ## add the reference readers that some tests compare with
 
 $(VENV)/.reference: requirements-reference.lock $(VENV)/.installed

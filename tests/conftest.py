@@ -21,7 +21,7 @@ def folder_beside(variable: str, default: str) -> Path:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what compares with other readers where they were not asked for; a broken one fails."""
     if item.get_closest_marker("reference") and not importlib.util.find_spec("desispec"):
-        pytest.skip("`make test-reference` installs desispec, specutils and fitsio")
+        pytest.skip("`make test-reference` installs desispec, specutils, fitsio and redrock")
     if item.get_closest_marker("lsdb") and not importlib.util.find_spec("lsdb"):
         pytest.skip("`make test-lsdb` installs LSDB")
     if item.get_closest_marker("torch") and not importlib.util.find_spec("torch"):
