@@ -45,10 +45,23 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(f"{sum(tried)} faults were tried in {len(tried)} tests.")
 
 
+def load_settings() -> dict[str, Any]:
+    """Return the defaults, and emline: a table of a file that a tile may lack."""
+    settings = load_config(REPOSITORY / "config/schema.yaml")
+    settings["columns"]["emline"] = True
+    return settings
+
+
 @pytest.fixture
-def settings() -> dict[str, Any]:
+def defaults() -> dict[str, Any]:
     """A checked configuration with nothing but defaults."""
     return load_config(REPOSITORY / "config/schema.yaml")
+
+
+@pytest.fixture
+def settings() -> dict[str, Any]:
+    """The defaults, and emline."""
+    return load_settings()
 
 
 @pytest.fixture(scope="session")

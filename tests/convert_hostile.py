@@ -12,12 +12,11 @@ from pathlib import Path
 import h5py  # noqa: F401  (imported before memory is limited)
 import pyarrow.parquet as pq  # noqa: F401  (likewise)
 from astropy.io import fits as astropy_fits  # noqa: F401  (likewise)
-from conftest import REPOSITORY
+from conftest import load_settings
 from fault_server import serve
 from simulated_archive import list_sources, read_objects
 
 from desi_fits_to_parquet.archive import link
-from desi_fits_to_parquet.config import load_config
 from desi_fits_to_parquet.download.tile import download_tile
 from desi_fits_to_parquet.fuse.tile import fuse_tile
 from desi_fits_to_parquet.tile import Tile
@@ -36,7 +35,7 @@ def main(root: Path, allowed_mb: int) -> None:
     # peak of memory is what the tests look at
     limit = virtual + (allowed_mb + 4096 << 20)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    settings = load_config(REPOSITORY / "config/schema.yaml")
+    settings = load_settings()
     link.START_BYTES_PER_S = 1e4  # as if it were slow: so small a file is not fetched whole
     told = {}
     for folder in sorted(root.iterdir()):

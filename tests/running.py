@@ -51,6 +51,7 @@ class Work(NamedTuple):
         return [
             sys.executable, "-m", "snakemake", "--cores", str(CORES), *arguments, "--config",
             f"archive={{endpoint: '{endpoint}'}}", "tiles={surveys: [main, sv3]}",
+            "columns={emline: true}",  # a file that a tile may lack
             "transfer={attempts: 2, timeout_s: 20}", *filter(None, [config]),
         ]  # fmt: skip
 

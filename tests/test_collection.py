@@ -17,7 +17,7 @@ import pytest
 from astropy.coordinates import SkyCoord
 from astropy.io import fits as astropy_fits
 from astropy_healpix import HEALPix
-from conftest import REPOSITORY
+from conftest import load_settings
 from hats_trees import make_row, place, write_failed, write_tile
 
 from desi_fits_to_parquet.collection import partition
@@ -25,7 +25,6 @@ from desi_fits_to_parquet.collection.build import ORDER, build_collection
 from desi_fits_to_parquet.collection.fields import catalog_fields
 from desi_fits_to_parquet.collection.margin import MARGIN_ARCSEC, find_margin
 from desi_fits_to_parquet.collection.primary import find_primary
-from desi_fits_to_parquet.config import load_config
 from desi_fits_to_parquet.paths import CATALOG, INDEX, MARGIN, parquet_folder
 from desi_fits_to_parquet.readers import read_rows
 from desi_fits_to_parquet.record.schema import HATS_INDEX, record_fields
@@ -51,7 +50,7 @@ def write_run(results: Path, settings: Any) -> None:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = tmp_path_factory.mktemp("written")
-    write_run(results, load_config(REPOSITORY / "config/schema.yaml"))
+    write_run(results, load_settings())
     return results
 
 

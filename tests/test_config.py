@@ -54,6 +54,7 @@ SCHEMA = yaml.safe_load(SCHEMA_PATH.read_text())
             "selection.zwarn is null",
             "its default, 0",
         ),
+        ({"spectra": {"resolution": "matrix"}}, "spectra.resolution", "none or lsf"),
         (
             {"spectra": {"cameras": "separate", "mask_arms": True}},
             "spectra.mask_arms",

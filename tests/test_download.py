@@ -10,13 +10,12 @@ from typing import Any
 
 import h5py
 import pytest
-from conftest import REPOSITORY
+from conftest import load_settings
 from fault_server import Asked, Service, etag, serve
 from fusion_tiles import select
 from simulated_archive import ROOT, checksum_list, key_of, list_sources, simulate_objects
 
 from desi_fits_to_parquet.archive import link as archive_module
-from desi_fits_to_parquet.config import load_config
 from desi_fits_to_parquet.download.tile import download_tile
 from desi_fits_to_parquet.download.whole import find_wrong_sum, parse_checksums
 from desi_fits_to_parquet.files import read_json
@@ -82,7 +81,7 @@ def read_folder(folder: Path) -> dict[str, Any]:
     """Read what was fetched; of rrdetails the fits of the selected targets, in either form."""
     content: dict[str, Any] = {p.name: p.read_bytes() for p in folder.glob("*.fits")}
     for path in folder.glob("*.h5"):
-        settings = load_config(REPOSITORY / "config/schema.yaml")
+        settings = load_settings()
         selected = select(folder, settings).targetid
         with h5py.File(path) as details:
             content[path.name] = [details[f"zfit/{t}/zfit"][()].tobytes() for t in selected]

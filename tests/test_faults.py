@@ -16,14 +16,13 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import REPOSITORY, fault_tests
+from conftest import REPOSITORY, fault_tests, load_settings
 from fault_server import Asked, Service, serve
 from fusion_tiles import different_columns
 from running import Work, checkout
 from simulated_archive import key_of, list_sources, simulate_objects
 
 from desi_fits_to_parquet.archive import link as archive_module
-from desi_fits_to_parquet.config import load_config
 from desi_fits_to_parquet.download.tile import download_tile
 from desi_fits_to_parquet.fuse.tile import fuse_tile
 from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES, OUTCOMES
@@ -193,7 +192,7 @@ def convert(tile: Tile, objects: Objects, folder: Path) -> pa.Table:
     fits.mkdir(parents=True)
     for source in list_sources(tile, objects).values():
         (fits / source["key"].rpartition("/")[2]).write_bytes(objects[source["key"]])
-    record = fuse_tile(tile, fits, folder, load_config(REPOSITORY / "config/schema.yaml"))
+    record = fuse_tile(tile, fits, folder, load_settings())
     assert record["n_rows"] > 0, record["reason"]
     return pq.ParquetFile(parquet_path(tile, folder)).read()
 

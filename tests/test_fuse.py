@@ -595,6 +595,16 @@ def test_hdf5_cut_short_fails_the_tile(
     assert record["reason"].startswith("rrdetails-main-dark-10000.h5: not a readable HDF5 file")
 
 
+def test_a_redrock_file_without_tsnr2_gives_nulls(
+    tile_folder: Path, broken: Path, defaults: dict[str, Any], tmp_path: Path
+) -> None:
+    edit_fits(broken / TILE.file_name("redrock"), lambda hdus: hdus.pop("TSNR2"))
+    everyone = changed(defaults, transfer={"audit_fraction": 1})
+    assert converted(tile_folder, tmp_path / "a", everyone)["tsnr2_lya"].null_count == 0
+    table = converted(broken, tmp_path / "b", everyone)
+    assert len(table) == table["tsnr2_lya"].null_count > 0
+
+
 def test_emline_with_a_target_twice_fails_the_tile(
     broken: Path, tmp_path: Path, settings: Settings
 ) -> None:

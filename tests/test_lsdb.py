@@ -7,11 +7,10 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from conftest import REPOSITORY
+from conftest import load_settings
 from hats_trees import PIXELS, make_row, place, write_failed, write_tile
 
 from desi_fits_to_parquet.collection.build import build_collection
-from desi_fits_to_parquet.config import load_config
 from desi_fits_to_parquet.tile import Tile
 
 pytestmark = [
@@ -33,7 +32,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import dask
 
     dask.config.set(scheduler="synchronous")
-    settings: Any = load_config(REPOSITORY / "config/schema.yaml")
+    settings: Any = load_settings()
     folder = tmp_path_factory.mktemp("results")
     for tile, first in ((DARK, 100), (BRIGHT, 100), (ACROSS, 200), (FAR, 300)):
         rows = [make_row(first + i, place(tile, (i + 0.37) / 31.4)) for i in range(1, 30)]

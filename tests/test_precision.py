@@ -1,13 +1,24 @@
 """Rounding: within its bound for every float32, without bias, without new special values."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
+from conftest import load_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from desi_fits_to_parquet.record.precision import bound, round_flux, round_ivar
+from desi_fits_to_parquet.record.precision import (
+    MATRIX_STEP,
+    Bound,
+    bound,
+    round_flux,
+    round_ivar,
+    round_lsf,
+    round_matrix,
+)
 
 F32 = npt.NDArray[np.float32]
 any_flux = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -17,6 +28,10 @@ any_ivar = st.one_of(
     st.sampled_from([1.401298464324817e-45, 1e-40, 1.1754943508222875e-38, 1e-30, 1e30, 3.4e38]),
 )
 tolerances = st.sampled_from([0.125, 0.1, 0.5, 1.0, 0.001])
+
+
+def limits(**precision: Any) -> Bound:
+    return bound(load_settings()["precision"] | precision)
 
 
 def pairs() -> st.SearchStrategy[tuple[F32, F32]]:
@@ -40,7 +55,7 @@ def test_flux_error_stays_within_half_a_step(pair: tuple[F32, F32], tolerance: f
     good = ivar > 0
     sigma = 1 / np.sqrt(ivar[good].astype(np.float64))
     error = np.abs(rounded[good].astype(np.float64) - flux[good])
-    assert (error <= bound("bounded", tolerance, 8).flux_sigma * sigma).all()
+    assert (error <= limits(flux_tolerance=tolerance).flux_sigma * sigma).all()
 
 
 @settings(max_examples=400, deadline=None)
@@ -71,9 +86,7 @@ def test_ivar_error_stays_within_its_bits(ivar: F32, bits: int) -> None:
     assert np.array_equal(rounded > 0, ivar > 0)
     good = ivar > 0
     exact = ivar[good].astype(np.float64)
-    assert (
-        np.abs(rounded[good] - exact) <= bound("bounded", 0.1, bits).ivar_relative * exact
-    ).all()
+    assert (np.abs(rounded[good] - exact) <= limits(ivar_bits=bits).ivar_relative * exact).all()
 
 
 @pytest.mark.parametrize("bits", [2, 8, 12])
@@ -109,3 +122,27 @@ def test_input_is_left_as_it_was() -> None:
     round_ivar(ivar, 8)
     assert flux.tolist() == [np.float32(1.3)] * 3
     assert ivar.tolist() == [np.float32(1.7)] * 3
+
+
+@settings(max_examples=200, deadline=None)
+@given(arrays.arrays(np.float32, 20, elements=st.floats(width=32)))
+def test_elements_of_a_matrix_are_off_by_half_a_step_and_what_is_no_number_stays(
+    matrix: F32,
+) -> None:
+    rounded = round_matrix(matrix)
+    odd = ~np.isfinite(matrix)
+    assert np.array_equal(rounded[odd], matrix[odd], equal_nan=True)
+    error = np.abs(rounded[~odd].astype(np.float64) - matrix[~odd])
+    assert (error <= limits().matrix).all()
+    assert rounded.dtype == np.float32
+    small = rounded[np.abs(rounded) < 1000]
+    assert (small.astype(np.float64) % MATRIX_STEP == 0).all()
+
+
+@pytest.mark.parametrize("bits", [4, 7, 8, 24])
+def test_widths_are_rounded_within_their_bits_and_unknown_ones_stay(bits: int) -> None:
+    lsf = np.append(np.linspace(0.5, 1.1, 5000, dtype="f4"), np.float32(np.nan))
+    rounded = round_lsf(lsf, bits)
+    relative = np.abs(rounded[:-1] / lsf[:-1].astype(np.float64) - 1)
+    assert relative.max() <= limits(lsf_bits=bits).lsf_relative
+    assert np.isnan(rounded[-1])

@@ -14,12 +14,11 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from astropy.coordinates import SkyCoord
-from conftest import REPOSITORY
+from conftest import REPOSITORY, load_settings
 from fusion_tiles import changed
 from reader_trees import collect, simulate
 
 from desi_fits_to_parquet import open_catalog
-from desi_fits_to_parquet.config import load_config
 from desi_fits_to_parquet.lines import LINES
 from desi_fits_to_parquet.reader import frame
 from desi_fits_to_parquet.reader.catalog import Catalog
@@ -31,7 +30,7 @@ mpl.use("agg")
 @pytest.fixture(scope="module")
 def everything() -> Any:
     selection = {"spectypes": ["QSO", "GALAXY", "STAR"], "zwarn": None}
-    return changed(load_config(REPOSITORY / "config/schema.yaml"), selection=selection)
+    return changed(load_settings(), selection=selection)
 
 
 @pytest.fixture(scope="module")

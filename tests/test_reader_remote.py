@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import REPOSITORY
+from conftest import load_settings
 from fault_server import Service, serve
 from fusion_tiles import changed
 from reader_trees import collect, simulate
 
 from desi_fits_to_parquet import open_catalog
-from desi_fits_to_parquet.config import load_config
 from desi_fits_to_parquet.reader.catalog import Catalog
 from desi_fits_to_parquet.reader.remote import Remote, column_ranges, default_cache, merge
 from desi_fits_to_parquet.tile import Tile
@@ -27,7 +26,7 @@ FAR = "copies/dr1"
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings: Any = changed(
-        load_config(REPOSITORY / "config/schema.yaml"),
+        load_settings(),
         selection={"spectypes": ["QSO", "GALAXY", "STAR"], "zwarn": None},
     )
     fits = simulate(tmp_path_factory.mktemp("fits"), TILES)

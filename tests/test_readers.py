@@ -11,6 +11,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from astropy.table import Table
+from conftest import load_settings
 from fusion_tiles import changed, converted, write_tile
 
 from desi_fits_to_parquet.fuse.parquet import ROW_GROUP
@@ -26,11 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::astropy.units.UnitsWarning")
 
 @pytest.fixture(scope="module")
 def settings() -> dict[str, Any]:
-    from conftest import REPOSITORY
-
-    from desi_fits_to_parquet.config import load_config
-
-    return load_config(REPOSITORY / "config/schema.yaml")
+    return load_settings()
 
 
 @pytest.fixture(scope="module")

@@ -125,8 +125,10 @@ def test_rows_and_files_give_the_same_parquet_on_every_variant(
          "columns": {"fibermap": "all", "scores": True, "exposures": True, "rrdetails_scans": True,
                      "qso_mgii": True, "qso_qn": True}},
         {"columns": {"emline": False, "rrdetails": False}},
+        {"spectra": {"resolution": "lsf"}},
+        {"spectra": {"resolution": "matrix", "cameras": "separate"}},
     ],
-    ids=["all", "desi_qso", "all_columns", "few_columns"],
+    ids=["all", "desi_qso", "all_columns", "few_columns", "lsf", "matrix"],
 )  # fmt: skip
 def test_rows_and_files_give_the_same_parquet_with_other_settings(
     service: Service, settings: dict[str, Any], tmp_path: Path, changes: dict[str, Any]

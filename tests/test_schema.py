@@ -27,33 +27,39 @@ EVERYTHING = {
     "rrdetails_scans": True, "qso_mgii": True, "qso_qn": True,
 }  # fmt: skip
 
+ALL_SPECTRA = {"mask_arms": True, "resolution": "lsf"}
 
-def test_the_default_record_has_the_fields_of_the_contract(settings: dict[str, Any]) -> None:
-    names = [field.name for field in record_fields(settings)]
+
+def test_the_default_record_has_the_fields_of_the_contract(defaults: dict[str, Any]) -> None:
+    names = [field.name for field in record_fields(defaults)]
     assert names[:6] == [
         "survey", "program", "healpix", "healpix_order", "targetid", "_healpix_29",
     ]  # fmt: skip
     assert names[-5:] == ["rrdetails", "wavelength", "flux", "ivar", "mask"]
-    with_arms = record_fields(changed(settings, spectra={"mask_arms": True}))
+    with_arms = record_fields(changed(defaults, spectra={"mask_arms": True}))
     assert [field.name for field in with_arms][-5:] == [*names[-4:], "mask_arms"]
     assert {
         "target_ra", "target_dec", "z", "zerr", "zwarn", "chi2", "deltachi2", "spectype",
-        "subtype", "oii_flux", "halpha_ndof", "rrdetails",
+        "subtype", "tsnr2_lya", "tsnr2_qso", "rrdetails",
     } <= set(names)  # fmt: skip
-    assert not {"qso_maskbits", "tsnr2_lrg", "integ_coadd_flux_b", "rrdetails_scans"} & set(names)
+    assert not {
+        "qso_maskbits", "tsnr2_lrg", "integ_coadd_flux_b", "oii_flux", "rrdetails_scans",
+    } & set(names)  # fmt: skip
 
 
-@pytest.mark.parametrize("cameras", ["combined", "separate"])
+@pytest.mark.parametrize(
+    ("cameras", "resolution"), [("combined", "lsf"), ("separate", "lsf"), ("separate", "matrix")]
+)
 @pytest.mark.parametrize("preset", [None, "desi_qso"])
 def test_every_field_has_a_name_of_its_own(
-    settings: dict[str, Any], cameras: str, preset: str | None
+    settings: dict[str, Any], cameras: str, resolution: str, preset: str | None
 ) -> None:
     for size in (0, 1, 7):
         for chosen in itertools.islice(itertools.combinations(EVERYTHING, size), 8):
             config = changed(
                 settings,
                 columns={name: EVERYTHING[name] for name in chosen},
-                spectra={"cameras": cameras},
+                spectra={"cameras": cameras, "resolution": resolution},
                 selection={"preset": preset},
             )
             names = [field.name for field in record_fields(config)]
@@ -62,7 +68,9 @@ def test_every_field_has_a_name_of_its_own(
 
 
 def test_every_field_has_its_unit_description_and_ucd(settings: dict[str, Any]) -> None:
-    config = changed(settings, columns=EVERYTHING, selection={"preset": "desi_qso"})
+    config = changed(
+        settings, columns=EVERYTHING, spectra=ALL_SPECTRA, selection={"preset": "desi_qso"}
+    )
     fields = record_fields(config)
     for field, declared in zip(fields, arrow_schema(fields), strict=True):
         metadata = declared.metadata
@@ -79,7 +87,7 @@ def test_every_field_has_its_unit_description_and_ucd(settings: dict[str, Any]) 
 def test_astropy_and_vounits_convert_every_unit(
     settings: dict[str, Any], spelling: str | None
 ) -> None:
-    fields = record_fields(changed(settings, columns=EVERYTHING))
+    fields = record_fields(changed(settings, columns=EVERYTHING, spectra=ALL_SPECTRA))
     table = ElementTree.fromstring(votable(fields))  # noqa: S314  (our own)
     described = [field.get("unit") or "" for field in table.iter(f"{{{VOTABLE_NAMESPACE}}}FIELD")]
     for text in set(described if spelling else (field.unit for field in fields)):
@@ -108,7 +116,7 @@ def test_the_fingerprint_changes_with_any_part_of_a_field(settings: dict[str, An
 
 @pytest.mark.filterwarnings("ignore:The unit:astropy.units.UnitsWarning")
 def test_the_votable_has_one_field_for_each_column(settings: dict[str, Any]) -> None:
-    fields = record_fields(changed(settings, columns=EVERYTHING))
+    fields = record_fields(changed(settings, columns=EVERYTHING, spectra=ALL_SPECTRA))
     table = astropy_votable.parse(BytesIO(votable(fields).encode()), verify="exception")
     described = table.get_first_table().fields
     assert [field.name for field in described] == [field.name for field in fields]
@@ -118,10 +126,12 @@ def test_the_votable_has_one_field_for_each_column(settings: dict[str, Any]) -> 
         assert (there.unit is None) == (here.unit == "")
 
 
-def test_the_documentation_lists_the_fields_of_the_schema(settings: dict[str, Any]) -> None:
-    default = record_fields(settings)
+def test_the_documentation_lists_the_fields_of_the_schema(defaults: dict[str, Any]) -> None:
+    default = record_fields(defaults)
     there = {field.name for field in default}
-    everything = changed(settings, columns=EVERYTHING, selection={"preset": "desi_qso"})
+    everything = changed(
+        defaults, columns=EVERYTHING, spectra=ALL_SPECTRA, selection={"preset": "desi_qso"}
+    )
     more = [field for field in record_fields(everything) if field.name not in there]
     text = (REPOSITORY / "docs/data-model.md").read_text()
     # to make them again: print(markdown(default)), print(markdown(more))

@@ -43,6 +43,10 @@ CHOICES: dict[str, dict[str, dict[str, Any]]] = {
         "spectra": {"cameras": "separate", "masked_pixels": "desispec"}
     },
     "bits of the arms": {"spectra": {"mask_arms": True}},
+    "widths of lines": {"spectra": {"resolution": "lsf"}},
+    "widths of lines, every bit": {"spectra": {"resolution": "lsf"},
+                                   "precision": {"mode": "lossless"}},
+    "matrices": {"spectra": {"resolution": "matrix", "cameras": "separate"}},
     "some wavelengths": {"spectra": {"wavelength_range": [5700, 7600]}},
     "the quasar catalogue": {"selection": {"preset": "desi_qso"}},
     "galaxies with warnings": {

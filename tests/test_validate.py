@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from conftest import load_settings
 from fusion_tiles import TILE, changed, convert, write_tile
 
 from desi_fits_to_parquet.fuse.tile import fuse_tile
@@ -26,8 +27,8 @@ MARKER = {
     "bytes_archive",
     "bytes_fetched", "requests", "retries", "throttled", "bytes_parquet", "seconds_download",
     "seconds_fuse", "seconds_validate", "max_flux_error_sigma", "mean_flux_error_sigma",
-    "max_ivar_error_relative", "sha256", "schema_fingerprint", "sources", "audit", "second_reader",
-    "finished", "settings_fingerprint", "listed",
+    "max_ivar_error_relative", "max_lsf_error_relative", "sha256", "schema_fingerprint", "sources",
+    "audit", "second_reader", "finished", "settings_fingerprint", "listed",
 }  # fmt: skip
 
 
@@ -186,7 +187,9 @@ def noise(n: int, seed: int = 1) -> Spectra:
     return Spectra(np.arange(float(n)), flux, ivar, np.zeros((1, n), np.int32))
 
 
-LIMITS = bound("bounded", 0.125, 8)
+PRECISION = load_settings()["precision"]
+
+LIMITS = bound(PRECISION)
 
 
 def mean_is_consistent(exact: Spectra, flux: Any) -> bool:
@@ -224,7 +227,8 @@ def test_lossless_limits_refuse_a_changed_bit() -> None:
     exact = noise(100)
     flux = np.nextafter(exact.flux, np.float32(np.inf))
     with pytest.raises(BadTile, match="flux is not bit for bit"):
-        compare_spectra(exact, exact._replace(flux=flux), bound("lossless", 0, 0), Errors(), "f")
+        lossless = bound(PRECISION | {"mode": "lossless"})
+        compare_spectra(exact, exact._replace(flux=flux), lossless, Errors(), "f")
 
 
 def test_a_pixel_without_weight_must_stay_as_it_was() -> None:

@@ -195,4 +195,8 @@ def kinds_used(settings: Settings) -> tuple[str, ...]:
 
 def extra_hdus(settings: Settings) -> tuple[str, ...]:
     """HDUs of `EXTRA_HDUS` whose rows a configuration reads."""
-    return ("SCORES",) if settings["columns"]["scores"] else ()
+    used = (
+        ("SCORES", settings["columns"]["scores"]),
+        ("RESOLUTION", settings["spectra"]["resolution"] != "none"),
+    )
+    return tuple(hdu for hdu, wanted in used if wanted)

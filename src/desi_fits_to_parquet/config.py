@@ -211,6 +211,14 @@ def _contradictions(settings: Settings) -> Iterable[str]:
             yield f"{name} is {limits}. Allowed: the lower limit first, then the higher."
     if settings["spectra"]["mask_arms"] and settings["spectra"]["cameras"] == "separate":
         yield "spectra.mask_arms is true. Allowed: false where spectra.cameras is separate."
+    if (
+        settings["spectra"]["resolution"] == "matrix"
+        and settings["spectra"]["cameras"] != "separate"
+    ):
+        yield (
+            "spectra.resolution is matrix. Allowed: none or lsf where spectra.cameras is combined: "
+            "the joined spectrum has no band matrix."
+        )
     healpix = settings["tiles"]["healpix"]
     if isinstance(healpix, str):
         if Path(healpix).is_file():

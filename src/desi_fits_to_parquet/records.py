@@ -145,6 +145,7 @@ class Marker(TileKeys, TransferRecord, FusedRecord, PixelRecord):
     max_flux_error_sigma: float
     mean_flux_error_sigma: float
     max_ivar_error_relative: float
+    max_lsf_error_relative: float
     sha256: str | None
     schema_fingerprint: str
     settings_fingerprint: str

@@ -140,7 +140,7 @@ def _compare(
             column: stored.column(column).combine_chunks()
             for column in stored.column_names
             if column.removeprefix("b_").removeprefix("r_").removeprefix("z_")
-            not in ("wavelength", "flux", "ivar", "mask", "mask_arms")
+            not in ("wavelength", "flux", "ivar", "mask", "mask_arms", "lsf", "resolution")
         }
         _compare_columns(tile, columns, here, tables, details, targets, name)
         if grid is not None:
@@ -338,9 +338,15 @@ def _compare_mjd(
 
 
 def _has(tables: Mapping[tuple[str, str], _Table], column: str) -> _Table | None:
-    """Return the first table with a row a target that has a column, None where none has it."""
-    found = (t for (_, hdu), t in tables.items() if hdu != "EXP_FIBERMAP" and column in t.columns)
-    return next(found, None)
+    """Return the first table with a row a target that has a column, None where none has it.
+
+    EXP_FIBERMAP has several rows a target, and TSNR2 is never that of SCORES.
+    """
+    for (_, hdu), table in tables.items():
+        copied = hdu == "SCORES" and column.startswith("tsnr2")
+        if hdu != "EXP_FIBERMAP" and not copied and column in table.columns:
+            return table
+    return None
 
 
 def _compare_values(
@@ -521,6 +527,15 @@ def _compare_spectra(
         ivar[odd] = 0
         mask[odd] |= _NO_NUMBER
         arms[f"{arm.lower()}_"] = {"wavelength": wave, "flux": flux, "ivar": ivar, "mask": mask}
+        if settings["spectra"]["resolution"] != "none":
+            matrix = np.array([grid.coadd[f"{arm}_RESOLUTION"].section[row] for row in rows], "f4")
+            asked = settings["spectra"]["resolution"] == "lsf"
+            extra = (
+                {"lsf": _widths(matrix)}
+                if asked
+                else {"resolution": np.array(list(map(np.ravel, matrix)))}
+            )
+            arms[f"{arm.lower()}_"] |= extra
     if settings["spectra"]["masked_pixels"] == "no_weight":
         for one in arms.values():
             one["ivar"][one["mask"] != 0] = 0
@@ -537,11 +552,45 @@ def _compare_spectra(
             if pc.list_value_length(lists).to_pylist() != [wanted.shape[1]] * len(rows):
                 raise _differs(name, f"column {column} has not {wanted.shape[1]} pixels")
             found[quantity] = lists.flatten().to_numpy().reshape(wanted.shape)
-            if quantity not in ("flux", "ivar"):
+            if quantity in ("lsf", "resolution"):
+                far = _far(quantity, wanted, found[quantity], settings["precision"])
+                _refuse(far, column, targetid, name)
+            elif quantity not in ("flux", "ivar"):
                 _refuse(found[quantity] != wanted, column, targetid, name)
         flux_wrong, ivar_wrong = _beyond(expected, found, settings["precision"])
         _refuse(ivar_wrong, f"{prefix}ivar", targetid, name)
         _refuse(flux_wrong, f"{prefix}flux", targetid, name)
+
+
+def _widths(diagonals: Array) -> Array:
+    """Return the width at each pixel (Angstrom) from the three elements around the peak of its row.
+
+    Element (i, j) of the band matrix stands in column j of diagonal j - i; the highest comes first.
+    """
+    middle, pixel = diagonals.shape[1] // 2, np.arange(diagonals.shape[2])
+    after = np.where(pixel == pixel[-1], -1, 1)
+    before = np.where(pixel == 0, 1, -1)
+    with np.errstate(all="ignore"):
+        high, one, other = (
+            np.log(diagonals[:, middle - shift, pixel + shift].astype(np.float64))
+            for shift in (0 * pixel, after, before)
+        )
+        width: Array = 0.8 * (2 * high - one - other) ** -0.5
+    width[~np.isfinite(width)] = np.nan
+    return width
+
+
+def _far(quantity: str, was: Array, now: Array, precision: PrecisionSettings) -> Array:
+    """Tell which values of the resolution are farther from the FITS's than configured."""
+    exact = precision["mode"] == "lossless"
+    if quantity == "lsf":  # worked out in another way, so the last bit may be another
+        allowed = was * (2.0**-22 + (0 if exact else 2.0 ** -precision["lsf_bits"]))
+    else:
+        allowed = np.full(was.shape, 0 if exact else 2.0**-13)
+    with np.errstate(invalid="ignore"):
+        near = np.abs(now.astype(np.float64) - was) <= allowed * _SLACK
+    far: Array = ~(near | (now == was) | (np.isnan(now) & np.isnan(was)))
+    return far
 
 
 def _joined(arms: Sequence[dict[str, Array]], grid: _Grid) -> dict[str, Array]:
@@ -563,8 +612,26 @@ def _joined(arms: Sequence[dict[str, Array]], grid: _Grid) -> dict[str, Array]:
     ivar = np.clip(weight, None, np.finfo(np.float32).max).astype(np.float32)
     mask = np.where(ivar > 0, 0, bits)
     spectra: dict[str, Array] = {"flux": flux, "ivar": ivar, "mask": mask, "mask_arms": bits}
+    if "lsf" in arms[0]:
+        spectra["lsf"] = _joined_widths(arms, grid)
     kept = {quantity: values[:, grid.kept] for quantity, values in spectra.items()}
     return {"wavelength": grid.wavelength[grid.kept], **kept}
+
+
+def _joined_widths(arms: Sequence[dict[str, Array]], grid: _Grid) -> Array:
+    """Join the widths: their squares have the weights of flux, or all one where none has any."""
+    shape = len(arms[0]["lsf"]), len(grid.wavelength)
+    means = []
+    for weighted in (True, False):
+        total, weight = np.zeros(shape), np.zeros(shape)
+        for arm, pixel in zip(arms, grid.pixels, strict=True):
+            own = arm["ivar"].astype(np.float64) if weighted else np.ones(arm["lsf"].shape)
+            own = np.where(np.isnan(arm["lsf"]), 0, own)
+            total[:, pixel] += own * np.nan_to_num(arm["lsf"]) ** 2
+            weight[:, pixel] += own
+        means.append(np.divide(total, weight, out=np.full(shape, np.nan), where=weight > 0))
+    joined: Array = np.sqrt(np.where(np.isnan(means[0]), means[1], means[0]))
+    return joined
 
 
 def _beyond(

@@ -70,6 +70,7 @@ class SpectraSettings(TypedDict):
     wavelength_range: list[float]
     masked_pixels: Literal["no_weight", "desispec"]
     mask_arms: bool
+    resolution: Literal["none", "lsf", "matrix"]
     max_not_finite: float
 
 
@@ -79,6 +80,7 @@ class PrecisionSettings(TypedDict):
     mode: Literal["bounded", "lossless"]
     flux_tolerance: float
     ivar_bits: int
+    lsf_bits: int
 
 
 class TransferSettings(TypedDict):

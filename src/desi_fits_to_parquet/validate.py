@@ -61,6 +61,7 @@ class Errors(NamedTuple):
 
     max_flux_sigma: float = 0.0
     max_ivar_relative: float = 0.0
+    max_lsf_relative: float = 0.0
     sum_flux_sigma: float = 0.0
     n_pixels: int = 0
     independent: int = 0
@@ -142,6 +143,7 @@ def validate_tile(
         "max_flux_error_sigma": errors.max_flux_sigma,
         "mean_flux_error_sigma": errors.mean_flux_sigma,
         "max_ivar_error_relative": errors.max_ivar_relative,
+        "max_lsf_error_relative": errors.max_lsf_relative,
         "sha256": checksum,
         "schema_fingerprint": fingerprint(fields),
         "settings_fingerprint": settings_fingerprint(settings),
@@ -202,12 +204,16 @@ def compare_spectra(
     for name in ("mask", "mask_arms"):
         if not np.array_equal(getattr(stored, name), getattr(exact, name)):
             raise _invalid(f"{where}: {name} is not that of the FITS")
-    for name, limit, new, old in (
-        ("flux", limits.flux_sigma, stored.flux, exact.flux),
-        ("ivar", limits.ivar_relative, stored.ivar, exact.ivar),
+    for name, limit in (
+        ("flux", limits.flux_sigma),
+        ("ivar", limits.ivar_relative),
+        ("lsf", limits.lsf_relative),
+        ("resolution", limits.matrix),
     ):
-        if limit == 0 and not np.array_equal(_bits(new), _bits(old)):
+        new, old = getattr(stored, name), getattr(exact, name)
+        if limit == 0 and old is not None and not np.array_equal(_bits(new), _bits(old)):
             raise _invalid(f"{where}: {name} is not bit for bit that of the FITS")
+    errors = _compare_resolution(exact, stored, limits, errors, where)
     good = exact.ivar > 0
     if not np.array_equal(good, stored.ivar > 0):
         raise _invalid(f"{where}: ivar is 0 where it was not, or the other way round")
@@ -226,13 +232,36 @@ def compare_spectra(
         raise _invalid(
             f"{where}: ivar is off by a fraction of {max_ivar:.4g}, {limits.ivar_relative} allowed"
         )
-    return Errors(
-        max(errors.max_flux_sigma, max_flux),
-        max(errors.max_ivar_relative, max_ivar),
-        errors.sum_flux_sigma + float(in_sigma.sum()),
-        errors.n_pixels + len(ivar),
-        errors.independent + 1 + int(np.count_nonzero(flux[1:] != flux[:-1])),
+    return errors._replace(
+        max_flux_sigma=max(errors.max_flux_sigma, max_flux),
+        max_ivar_relative=max(errors.max_ivar_relative, max_ivar),
+        sum_flux_sigma=errors.sum_flux_sigma + float(in_sigma.sum()),
+        n_pixels=errors.n_pixels + len(ivar),
+        independent=errors.independent + 1 + int(np.count_nonzero(flux[1:] != flux[:-1])),
     )
+
+
+def _compare_resolution(
+    exact: Spectra, stored: Spectra, limits: Bound, errors: Errors, where: str
+) -> Errors:
+    """Compare what is there of the resolution; what is no number is the same in both."""
+    for name, limit in (("lsf", limits.lsf_relative), ("resolution", limits.matrix)):
+        old, new = getattr(exact, name), getattr(stored, name)
+        if old is None:
+            continue
+        known = np.isfinite(old)
+        if not np.array_equal(_bits(new)[~known], _bits(old)[~known]):
+            raise _invalid(f"{where}: {name} changed where it is no number")
+        if not known.any():
+            continue
+        wide = old[known].astype(np.float64)
+        off = np.abs(new[known] - wide) / (wide if name == "lsf" else 1)
+        largest = float(off.max())
+        if not largest <= limit * _SLACK:
+            raise _invalid(f"{where}: {name} is off by {largest:.4g}, {limit} allowed")
+        if name == "lsf":
+            errors = errors._replace(max_lsf_relative=max(errors.max_lsf_relative, largest))
+    return errors
 
 
 def _check(
@@ -294,8 +323,7 @@ def _check_rows(
             f"{path.name}: its {len(stored_id)} targets are not the {len(targetid)} selected ones"
         )
     tables = read_tables(opened, fields, settings["selection"]["preset"])
-    precision = settings["precision"]
-    limits = bound(precision["mode"], precision["flux_tolerance"], precision["ivar_bits"])
+    limits = bound(settings["precision"])
     groups = range(parquet.num_row_groups)
     lengths = [parquet.metadata.row_group(group).num_rows for group in groups]
     errors = Errors()
@@ -316,13 +344,14 @@ def _stored_spectra(block: pa.Table, prefix: str, exact: Spectra, where: str) ->
     """Return the spectra of a row group as 2-d arrays, with lengths and wavelengths checked."""
     shape = exact.flux.shape
     columns: dict[str, npt.NDArray[Any]] = {}
-    for name in Spectra._fields:
-        if getattr(exact, name) is None:
+    for name, values in exact._asdict().items():
+        if values is None:
             continue
         array = block.column(prefix + name).combine_chunks()
-        if not np.all(list_lengths(array) == shape[1]):
-            raise _invalid(f"{where}: a {prefix}{name} does not have {shape[1]} pixels")
-        columns[name] = as_numbers(array.flatten()).reshape(shape)
+        length = values.shape[-1]
+        if not np.all(list_lengths(array) == length):
+            raise _invalid(f"{where}: a {prefix}{name} does not have {length} values")
+        columns[name] = as_numbers(array.flatten()).reshape(len(exact.flux), length)
     wavelength = columns.pop("wavelength")
     if not np.all(np.diff(exact.wavelength) > 0):
         raise _invalid(f"{where}: {prefix}wavelength does not increase strictly")

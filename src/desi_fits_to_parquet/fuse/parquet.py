@@ -26,7 +26,7 @@ ZSTD_LEVEL_REPEATED = 18
 """Targets of a tile share sky and grid: the search for long matches pays in ivar (13 % less) and in
 wavelength (a quarter less), not in flux (2 %)."""
 
-_REPEATED = ("ivar", "wavelength")
+_REPEATED = ("ivar", "wavelength", "lsf")
 
 _PAGE_BYTES = 2 << 20
 

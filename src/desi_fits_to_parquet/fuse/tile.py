@@ -7,10 +7,8 @@ grow with the tile.
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from desi_fits_to_parquet.columns import kinds_used
@@ -29,7 +27,7 @@ from desi_fits_to_parquet.paths import parquet_path
 from desi_fits_to_parquet.record.arms import Spectra
 from desi_fits_to_parquet.record.blocks import read_blocks
 from desi_fits_to_parquet.record.opened import OpenedTile, open_tile, read_download
-from desi_fits_to_parquet.record.precision import round_flux, round_ivar
+from desi_fits_to_parquet.record.precision import round_flux, round_ivar, round_lsf, round_matrix
 from desi_fits_to_parquet.record.schema import Field, record_fields
 from desi_fits_to_parquet.record.spectra import read_spectra
 from desi_fits_to_parquet.record.tables import read_tables
@@ -98,12 +96,14 @@ def fuse_tile(
 
 
 def round_spectra(spectra: Spectra, precision: PrecisionSettings) -> Spectra:
-    """Round flux and ivar as configured; wavelengths and mask stay as they are."""
+    """Round flux, ivar and resolution as configured; wavelengths and mask stay as they are."""
     if precision["mode"] == "lossless":
         return spectra
     return spectra._replace(
         flux=round_flux(spectra.flux, spectra.ivar, precision["flux_tolerance"]),
         ivar=round_ivar(spectra.ivar, precision["ivar_bits"]),
+        lsf=None if spectra.lsf is None else round_lsf(spectra.lsf, precision["lsf_bits"]),
+        resolution=None if spectra.resolution is None else round_matrix(spectra.resolution),
     )
 
 
@@ -153,16 +153,10 @@ def _spectra_arrays(
     arrays = {}
     for prefix, exact in spectra.items():
         rounded = round_spectra(exact, precision)
-        columns: dict[str, npt.NDArray[Any]] = {
-            "wavelength": np.broadcast_to(exact.wavelength, exact.flux.shape),
-            "flux": rounded.flux,
-            "ivar": rounded.ivar,
-            "mask": rounded.mask,
-        }
-        if rounded.mask_arms is not None:
-            columns["mask_arms"] = rounded.mask_arms
-        for name, values in columns.items():
-            arrays[prefix + name] = row_lists(kinds[prefix + name], values)
+        grid = np.broadcast_to(exact.wavelength, exact.flux.shape)
+        for name, values in rounded._replace(wavelength=grid)._asdict().items():
+            if values is not None:
+                arrays[prefix + name] = row_lists(kinds[prefix + name], values)
     return arrays
 
 
@@ -188,12 +182,16 @@ def _causes(
     )
     pixels = sum(len(wave) for wave in layout.wavelengths) if layout else 0
     kept = layout.cut[1] - layout.cut[0] if layout and layout.grid else pixels
+    read = kept_too = 0  # of the resolution
+    if layout:
+        read = n * 4 * layout.resolution_values
+        kept_too = n * 4 * kept if layout.resolution == "lsf" else read
     return {
         "archive": int(archive),
         "rows_selected": round(archive * n / n_targets) if n_targets else 0,
-        "hdus_read": n * pixels * _PIXEL_BYTES + table_bytes,
-        "wavelength_range": n * kept * _PIXEL_BYTES + table_bytes,
-        "rounding": round(n * kept * (8 * rounded_share + 4)) + table_bytes,
+        "hdus_read": n * pixels * _PIXEL_BYTES + read + table_bytes,
+        "wavelength_range": n * kept * _PIXEL_BYTES + kept_too + table_bytes,
+        "rounding": round(n * kept * (8 * rounded_share + 4)) + kept_too + table_bytes,
     }
 
 

@@ -49,6 +49,12 @@ class Spectra(NamedTuple):
     mask_arms
         Bits of the arms before any were cleared, int32, shape (ntarget, npix); None where they
         are not wanted, or the arms are separate, so that none are.
+    lsf
+        Sigma of the line spread function in Angstrom, float32, shape (ntarget, npix), NaN where it
+        is not known; None where it is not wanted.
+    resolution
+        Diagonals of the band matrix, one after another, float32, shape (ntarget, ndiagonal * npix);
+        None where they are not wanted, or the arms are joined.
     """
 
     wavelength: npt.NDArray[np.float64]
@@ -56,6 +62,8 @@ class Spectra(NamedTuple):
     ivar: npt.NDArray[np.float32]
     mask: npt.NDArray[np.int32]
     mask_arms: npt.NDArray[np.int32] | None = None
+    lsf: npt.NDArray[np.float32] | None = None
+    resolution: npt.NDArray[np.float32] | None = None
 
 
 class Grid(NamedTuple):

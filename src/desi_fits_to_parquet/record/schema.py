@@ -273,7 +273,8 @@ def markdown(fields: Iterable[Field]) -> str:
 
 
 def _spectra_fields(settings: SpectraSettings) -> list[Field]:
-    cameras, dropped = settings["cameras"], settings["masked_pixels"] == "no_weight"
+    cameras, resolution = settings["cameras"], settings["resolution"]
+    dropped = settings["masked_pixels"] == "no_weight"
     when = "those with a bit have ivar 0" if dropped else "0 is good"
     if cameras == "combined" and not dropped:
         when = "cleared where ivar is above 0, as desispec does"
@@ -294,6 +295,18 @@ def _spectra_fields(settings: SpectraSettings) -> list[Field]:
             Field(f"{prefix}mask", list_of(pa.int32()), "", "meta.code.qual;em.wl",
                   f"SPECMASK bits of the pixels of {arm}; {when}", None),
         ]  # fmt: skip
+        if resolution == "lsf":
+            fields.append(
+                Field(f"{prefix}lsf", list_of(pa.float32()), "Angstrom", "spect.resolution;em.wl",
+                      f"Sigma of the line spread function of {arm}, the pixel's width included",
+                      None)
+            )  # fmt: skip
+        elif resolution == "matrix":
+            fields.append(
+                Field(f"{prefix}resolution", list_of(pa.float32()), "", "spect.resolution;em.wl",
+                      f"Diagonals of the band matrix of {arm}, highest first, one after another: "
+                      "RESOLUTION of the FITS", None)
+            )  # fmt: skip
     if cameras == "combined" and settings["mask_arms"]:
         fields.append(
             Field("mask_arms", list_of(pa.int32()), "", "meta.code.qual;em.wl",

@@ -3,8 +3,9 @@
 The fusion rounds what comes from here; the validation compares the Parquet with it.
 """
 
+import math
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from desi_fits_to_parquet.record.arms import (
     drop_masked,
     join_grids,
 )
+from desi_fits_to_parquet.record.resolution import combine_widths, line_widths
 from desi_fits_to_parquet.record.schema import FLUX_UNIT, IVAR_UNIT
 from desi_fits_to_parquet.settings import SpectraSettings
 
@@ -55,6 +57,10 @@ class SpectraLayout(NamedTuple):
         Whether masked pixels lose their weight (before the arms are joined, where they are).
     mask_arms
         Whether the bits of the arms are kept beside those of the joined spectrum.
+    resolution
+        `spectra.resolution`.
+    resolution_values
+        Values of RESOLUTION that are read of a target, of all arms together.
     """
 
     wavelengths: tuple[npt.NDArray[np.float64], ...]
@@ -62,6 +68,8 @@ class SpectraLayout(NamedTuple):
     cut: tuple[int, int]
     no_weight: bool
     mask_arms: bool
+    resolution: Literal["none", "lsf", "matrix"]
+    resolution_values: int
 
 
 class PixelCounts(NamedTuple):
@@ -117,12 +125,12 @@ def check_images(fits: Fits, n_rows: int, with_resolution: bool = False) -> None
             continue
         shape = image_shape(fits, f"{camera}_RESOLUTION")
         n_diagonals = shape[1] if len(shape) == 3 else 0
-        odd = n_diagonals % 2 and n_diagonals <= MAX_DIAGONALS
+        odd = n_diagonals % 2 and 3 <= n_diagonals <= MAX_DIAGONALS
         if not odd or shape != (n_rows, n_diagonals, n_wave):
             raise _corrupt(
                 fits,
                 f"HDU {camera}_RESOLUTION has shape {shape}, not ({n_rows}, an odd number of "
-                f"diagonals up to {MAX_DIAGONALS}, {n_wave})",
+                f"diagonals from 3 to {MAX_DIAGONALS}, {n_wave})",
             )
 
 
@@ -144,8 +152,10 @@ def read_layout(fits: Fits, n_rows: int, settings: SpectraSettings) -> SpectraLa
         `corrupt_source` where an HDU is missing, an image has another shape than targets and
         wavelengths give, units or steps are not DESI's, or the arms do not share a grid.
     """
-    check_images(fits, n_rows)
+    with_resolution = settings["resolution"] != "none"
+    check_images(fits, n_rows, with_resolution)
     waves = []
+    resolution_values = 0
     for camera in CAMERAS:
         _check_unit(fits, f"{camera}_WAVELENGTH", 0, "Angstrom")
         _check_unit(fits, f"{camera}_FLUX", -17, FLUX_UNIT)
@@ -154,6 +164,8 @@ def read_layout(fits: Fits, n_rows: int, settings: SpectraSettings) -> SpectraLa
         if not np.isfinite(wave).all():
             raise _corrupt(fits, f"HDU {camera}_WAVELENGTH holds values that are no numbers")
         waves.append(wave)
+        if with_resolution:
+            resolution_values += math.prod(image_shape(fits, f"{camera}_RESOLUTION")[1:])
     joined, cut = settings["cameras"] == "combined", (0, 0)
     try:
         grid = join_grids(waves)
@@ -177,6 +189,8 @@ def read_layout(fits: Fits, n_rows: int, settings: SpectraSettings) -> SpectraLa
         cut,
         settings["masked_pixels"] == "no_weight",
         settings["mask_arms"],
+        settings["resolution"],
+        resolution_values,
     )
 
 
@@ -237,7 +251,14 @@ def read_spectra(
         flux, ivar, mask, _ = _read_arm(fits, camera, rows, targetid)
         if layout.no_weight:
             ivar = drop_masked(ivar, mask)
-        arms.append(Spectra(wave, flux, ivar, mask))
+        lsf = matrix = None
+        if layout.resolution != "none":
+            image = read_image(fits, f"{camera}_RESOLUTION", rows).astype(np.float32, copy=False)
+            if layout.resolution == "lsf":
+                lsf = line_widths(image)
+            else:
+                matrix = image.reshape(len(rows), -1)
+        arms.append(Spectra(wave, flux, ivar, mask, None, lsf, matrix))
     if layout.grid is None:
         return {f"{c.lower()}_": arm for c, arm in zip(CAMERAS, arms, strict=True)}
     joined = combine(
@@ -245,6 +266,9 @@ def read_spectra(
     )
     if not layout.mask_arms:
         joined = joined._replace(mask_arms=None)
+    widths = [a.lsf for a in arms if a.lsf is not None]
+    if widths:
+        joined = joined._replace(lsf=combine_widths(layout.grid, widths, [a.ivar for a in arms]))
     inside = slice(*layout.cut)
     pixels = (v if v is None else np.ascontiguousarray(v[..., inside]) for v in joined)
     return {"": Spectra._make(pixels)}

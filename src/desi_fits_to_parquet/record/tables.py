@@ -93,7 +93,7 @@ def read_tables(
         if field.source:
             by_table.setdefault(field.source[:2], []).append(field)
     for (kind, extname), wanted in by_table.items():
-        if kind in opened.fits:
+        if kind in opened.fits and not _lacks_depth(opened.fits[kind], extname):
             arrays |= _read_fields(opened, kind, extname, wanted)
         else:
             arrays |= {field.name: pa.nulls(n, field.type) for field in wanted}
@@ -112,6 +112,11 @@ def read_tables(
             "qso_maskbits": numbers(pa.int32(), selection.qso_maskbits),
         }
     return arrays
+
+
+def _lacks_depth(fits: Fits, extname: str) -> bool:
+    """Tell whether this is TSNR2 and the file has none: no reason to lose a tile."""
+    return extname == "TSNR2" and extname not in fits.hdus
 
 
 def _read_fields(

@@ -348,10 +348,10 @@ def draw_rounding(tiles: pd.DataFrame, precision: PrecisionSettings) -> Figure:
     tiles
         The tiles' table.
     precision
-        The setting `precision`: `mode`, `flux_tolerance` (in sigma), `ivar_bits`.
+        The setting `precision`.
     """
     figure = new_figure(10.5, 3.6)
-    limits = bound(precision["mode"], precision["flux_tolerance"], precision["ivar_bits"])
+    limits = bound(precision)
     panels = (
         (
             "max_flux_error_sigma",
