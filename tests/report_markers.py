@@ -79,6 +79,7 @@ def marker(tile: Tile, outcome: str) -> dict[str, Any]:
         "seconds_validate": 0.6 + 0.002 * (n_rows or 0) if has_parquet else 0.0,
         "max_flux_error_sigma": 0.0625 * float(rng.uniform(0.999, 1)) if has_rows else None,
         "mean_flux_error_sigma": 0.022 * float(rng.normal(1, 0.02)) if has_rows else None,
+        "max_lsf_error_relative": 0.0 if has_rows else None,
         "max_ivar_error_relative": 2**-9 * float(rng.uniform(0.999, 1)) if has_rows else None,
         "sha256": f"{tile.number:064x}" if has_parquet else None,
         "schema_fingerprint": "0f1e2d3c" if has_parquet else None,

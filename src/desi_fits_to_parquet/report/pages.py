@@ -173,6 +173,7 @@ def fidelity_parts(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> list[str]
         {"what": "largest error of a flux (sigma)", "value": summary["max_flux_error_sigma"]},
         {"what": "mean error of flux, signed, over all rows (sigma)", "value": _mean_error(tiles)},
         {"what": "largest relative error of an ivar", "value": summary["max_ivar_error_relative"]},
+        {"what": "largest relative error of an lsf", "value": summary["max_lsf_error_relative"]},
     ]
     audited = tiles[tiles.audited]
     audits = (
