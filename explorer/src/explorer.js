@@ -5,11 +5,13 @@ import { Plot } from "./plot.js";
 import { onTraffic, readRows, readText, traffic } from "./ranges.js";
 import { Sky } from "./sky.js";
 import { findRow, readSpectrum } from "./spectra.js";
+import * as verdicts from "./verdicts.js";
 import words from "./words.json";
 
 const BASE = ".."; // the page lies in a folder of the results
 const SMOOTH = 2; // sigma in pixels, unless the address says another
 const ROWS = 100; // of a page of the table
+const FINE = 0.001; // of 1 + z: by how much a key moves the redshift
 const FILTERS = ["zMin", "zMax", "rMin", "rMax", "spectype", "tile", "targetid", "good", "primary"];
 const $ = (id) => document.getElementById(id);
 const whole = (number) => number.toLocaleString("en");
@@ -20,11 +22,12 @@ const catalog = new Catalog(BASE);
 let tiles = [];
 let found = new Uint32Array(0); // rows that pass the filter, sorted
 let page = 0;
+let linked = false; // the address names a target, which is being opened
 let chosen = -1; // row of the catalogue; -1 where the target is not among those read
 let spectrum = null;
 let drawScans = null;
 
-const plot = new Plot($("plot"), (view) => remember({ from: view?.[0].toFixed(1), to: view?.[1].toFixed(1) }));
+const plot = new Plot($("plot"), (view) => remember({ from: view?.[0].toFixed(1), to: view?.[1].toFixed(1) }), (z) => setRedshift(z));
 const sky = new Sky($("sky"), (cell) => {
   const one = cell?.tiles.find(({ outcome }) => outcome === "converted") ?? cell?.tiles[0];
   choosePixel(cell && one ? `${cell.order}/${cell.pixel}` : "");
@@ -63,32 +66,50 @@ const guarded = (call) => async (...values) => {
 
 // ---- the filter and the table ----
 
-function pixelOf(text) {
-  const pair = text?.match(/^(\d+)\/(\d+)$/);
-  if (pair) return { order: Number(pair[1]), pixel: Number(pair[2]) };
-  const tile = tiles.find(({ name }) => name === text);
-  return tile ? { order: tile.order, pixel: tile.pixel } : null;
+// Which tiles a text means: a HEALPix pixel by order and number (6/10016), or a part of the tile's name.
+function meaning(text) {
+  if (!text) return null;
+  if (/^\d+\/\d+$/.test(text)) return ({ order, pixel }) => `${order}/${pixel}` === text;
+  const exact = tiles.some(({ name }) => name === text);
+  return ({ name }) => (exact ? name === text : name.includes(text));
+}
+
+function showPixel() {
+  const isWanted = meaning(state.tile);
+  const meant = isWanted ? tiles.filter(isWanted) : [];
+  $("filters").elements.tile.setCustomValidity(isWanted && !meant.length ? "No pixel of this collection has that in its name" : "");
+  const same = meant.every(({ order, pixel }) => order === meant[0].order && pixel === meant[0].pixel);
+  sky.pick(meant.length && same ? meant[0] : null);
 }
 
 function readFilter() {
+  const isWanted = meaning(state.tile);
   const number = (text) => (text === undefined || text === "" || !Number.isFinite(Number(text)) ? null : Number(text));
   return {
     zMin: number(state.zMin), zMax: number(state.zMax), rMin: number(state.rMin), rMax: number(state.rMax),
     spectype: state.spectype, good: state.good === "true", primary: state.primary === "true",
-    pixel: pixelOf(state.tile), targetid: /^-?\d+$/.test(state.targetid ?? "") ? BigInt(state.targetid) : null,
+    isWanted, cells: isWanted && tiles.filter(isWanted),
+    targetid: state.targetid ? BigInt(/^-?\d{1,19}$/.test(state.targetid) ? state.targetid : 0) : null, // no target has 0
   };
 }
 
 function applyFilter() {
   const rows = catalog.filter(readFilter());
   found = state.sort ? catalog.sort(rows, state.sort.replace("-", ""), state.sort.startsWith("-")) : rows;
+  page = Math.min(page, Math.max(0, Math.ceil(found.length / ROWS) - 1));
+  showTable();
+}
+
+// Show the page of the table on which the chosen target is.
+function turnPage() {
   const place = found.indexOf(chosen);
-  page = place >= 0 ? Math.floor(place / ROWS) : Math.min(page, Math.max(0, Math.ceil(found.length / ROWS) - 1));
+  if (place >= 0) page = Math.floor(place / ROWS);
   showTable();
 }
 
 let scanning = 0;
-const scan = guarded(async (everything = false) => {
+let everything = false; // asked for once, it stays
+const scan = guarded(async () => {
   const turn = ++scanning;
   let shown = 0;
   await catalog.scan(readFilter(), everything, async () => {
@@ -96,6 +117,7 @@ const scan = guarded(async (everything = false) => {
     if (performance.now() - shown > 400 && !state.sort) {
       applyFilter();
       shown = performance.now();
+      chooseFirst();
     }
     showFound(true);
     await pause();
@@ -104,8 +126,13 @@ const scan = guarded(async (everything = false) => {
   if (turn === scanning) {
     applyFilter();
     showFound(false);
+    chooseFirst();
   }
 });
+
+function chooseFirst() {
+  if (chosen < 0 && !spectrum && !linked && found.length) choose(found[0]);
+}
 
 function showFound(reading) {
   const all = catalog.size >= catalog.total;
@@ -123,6 +150,8 @@ function showTable() {
     const row = document.createElement("tr");
     row.dataset.row = i;
     if (i === chosen) row.setAttribute("aria-current", "true");
+    const { VI_QUALITY: quality } = verdictOf(i);
+    if (quality) row.dataset.quality = quality;
     const r = catalog.r[i];
     const cells = [
       null, catalog.z[i].toFixed(4), r === r ? r.toFixed(2) : "–", catalog.classes.list[catalog.spectype[i]],
@@ -160,7 +189,7 @@ function showTable() {
 function choosePixel(text) {
   remember({ tile: text });
   $("filters").elements.tile.value = text;
-  sky.pick(pixelOf(text));
+  showPixel();
   page = 0;
   applyFilter();
   scan();
@@ -176,7 +205,7 @@ const choose = guarded(async (row, view = {}) => {
 let showing = 0;
 async function show(file, row, view = {}) {
   const turn = ++showing;
-  applyFilter();
+  turnPage();
   $("plot").setAttribute("aria-busy", "true");
   const read = await readSpectrum(BASE, file, row);
   if (turn !== showing) return; // another target was chosen meanwhile
@@ -190,6 +219,7 @@ async function show(file, row, view = {}) {
   $("summary").textContent = `${kind}, z = ${spectrum.z.toFixed(4)}, ${name}`;
   drawScans = showFits($("fits"), spectrum, (z) => setRedshift(z));
   showFacts();
+  showVerdict();
   const slider = $("z-slider");
   slider.min = -0.01;
   slider.max = Math.max(spectrum.z > 1.5 ? 6 : spectrum.z > 0.02 ? 2 : 0.02, spectrum.z);
@@ -216,6 +246,51 @@ function describePlot() {
   plot.canvas.setAttribute("aria-label", `Spectrum of target ${spectrum.targetid}: flux with its uncertainty from ${first.toFixed(0)} to ${last.toFixed(0)} Angstrom, ${masked} masked pixels, lines at redshift ${plot.options.z.toFixed(4)}`);
 }
 
+// ---- the verdict ----
+
+function verdictOf(i) {
+  const [survey, program, healpix] = catalog.parts[catalog.file[i]].name.match(/^(\w+)-(\w+)-(\d+)$/)?.slice(1) ?? [];
+  return verdicts.verdict({ targetid: catalog.targetid[i], survey, program, healpix }) ?? {};
+}
+
+function showVerdict() {
+  const said = verdicts.verdict(spectrum);
+  const { quality, spectype, comment } = $("verdict").elements;
+  quality.value = said?.VI_QUALITY ?? "";
+  spectype.value = said?.VI_SPECTYPE ?? "";
+  comment.value = said?.VI_COMMENT ?? "";
+  showVerdicts();
+}
+
+function showVerdicts() {
+  const n = verdicts.count();
+  $("verdicts-save").textContent = n ? `Save CSV (${whole(n)})` : "Save CSV";
+  $("verdicts-save").disabled = !n;
+}
+
+function judge() {
+  if (!spectrum) return;
+  const { quality, spectype, comment } = $("verdict").elements;
+  verdicts.judge(spectrum, {
+    quality: quality.value, spectype: spectype.value, comment: comment.value.trim(), z: plot.options.z.toFixed(6),
+  });
+  showVerdicts();
+  showTable();
+}
+
+function setQuality(value) {
+  $("verdict").elements.quality.value = value;
+  judge();
+}
+
+function saveVerdicts() {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([verdicts.asCsv()], { type: "text/csv" }));
+  link.download = "verdicts.csv";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
+
 function showFacts() {
   const s = spectrum;
   const number = (value, digits, unit = "") => (Number.isFinite(value) ? `${value.toFixed(digits)}${unit}` : "");
@@ -235,8 +310,23 @@ function showFacts() {
   $("facts").replaceChildren(...facts.filter(([, text]) => text).flatMap(([name, text]) => {
     const value = document.createElement("dd");
     value.textContent = text;
+    if (name === "RA, Dec") value.append(" ", imageLink(s));
     return [Object.assign(document.createElement("dt"), { textContent: name }), value];
   }));
+}
+
+function imageLink({ target_ra: ra, target_dec: dec }) {
+  const link = document.createElement("a");
+  link.href = `https://www.legacysurvey.org/viewer?ra=${ra}&dec=${dec}&layer=ls-dr9&zoom=16&mark=${ra},${dec}`;
+  link.target = "_blank";
+  link.rel = "noreferrer";
+  link.textContent = "image";
+  link.title = "The Legacy Surveys' picture of the place, in a new window";
+  return link;
+}
+
+function nudge(by) {
+  if (spectrum) setRedshift(plot.options.z + by * (1 + plot.options.z));
 }
 
 function step(by) {
@@ -294,11 +384,16 @@ function restoreControls() {
   $("absorption").checked = Boolean(state.absorption);
   $("rest").checked = Boolean(state.rest);
   $("smooth").value = state.smooth ?? SMOOTH;
-  $("smooth-value").textContent = `${$("smooth").value} px`;
+  showSmooth(Number($("smooth").value));
   $("map-mode").value = sky.mode = state.map ?? "count";
   plot.set({
     smooth: Number($("smooth").value), emission: $("emission").checked, absorption: $("absorption").checked, rest: $("rest").checked,
   });
+}
+
+function showSmooth(width) {
+  $("smooth-value").textContent = `${width} px`;
+  for (const part of document.querySelectorAll(".key .smoothed")) part.hidden = !width;
 }
 
 function listen() {
@@ -309,7 +404,7 @@ function listen() {
       const field = form.elements[name];
       remember({ [name]: field.type === "checkbox" ? field.checked : field.value.trim() });
     }
-    sky.pick(pixelOf(state.tile));
+    showPixel();
     page = 0;
     applyFilter();
     scan();
@@ -320,12 +415,17 @@ function listen() {
   });
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(changed));
-  $("read-all").addEventListener("click", () => scan(true));
+  $("read-all").addEventListener("click", () => {
+    everything = true;
+    scan();
+  });
   $("page-back").addEventListener("click", () => { page -= 1; showTable(); });
   $("page-on").addEventListener("click", () => { page += 1; showTable(); });
   document.querySelector("#list tbody").addEventListener("click", (event) => {
     const row = event.target.closest("tr");
-    if (row) choose(Number(row.dataset.row));
+    if (!row) return;
+    choose(Number(row.dataset.row));
+    if (matchMedia("(max-width: 1000px)").matches) $("target").scrollIntoView(); // it stands below
   });
   for (const button of document.querySelectorAll("[data-sort]")) {
     button.addEventListener("click", () => {
@@ -340,9 +440,18 @@ function listen() {
   $("z-slider").addEventListener("input", () => setRedshift(Number($("z-slider").value)));
   $("z-number").addEventListener("input", () => setRedshift(Number($("z-number").value)));
   $("z-reset").addEventListener("click", () => spectrum && setRedshift(spectrum.z));
+  $("z-slider").addEventListener("keydown", (event) => {
+    const by = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1 }[event.key];
+    if (!by) return;
+    event.preventDefault();
+    nudge(by * (event.shiftKey ? FINE / 10 : FINE));
+  });
+  $("verdict").addEventListener("input", judge);
+  $("verdict").addEventListener("submit", (event) => event.preventDefault());
+  $("verdicts-save").addEventListener("click", saveVerdicts);
   $("smooth").addEventListener("input", () => {
     const width = Number($("smooth").value);
-    $("smooth-value").textContent = `${width} px`;
+    showSmooth(width);
     plot.set({ smooth: width });
     remember({ smooth: width === SMOOTH ? "" : width });
   });
@@ -383,7 +492,9 @@ function press(event) {
   const onSlider = event.target.matches("input[type=range]");
   const actions = {
     n: () => step(1), j: () => step(1), p: () => step(-1), k: () => step(-1),
-    "+": () => plot.zoomBy(0.6), "=": () => plot.zoomBy(0.6), "-": () => plot.zoomBy(1 / 0.6), 0: () => plot.zoom(),
+    "+": () => plot.zoomBy(0.6), "=": () => plot.zoomBy(0.6), "-": () => plot.zoomBy(1 / 0.6), w: () => plot.zoom(),
+    "[": () => nudge(-FINE), "]": () => nudge(FINE), "{": () => nudge(-FINE / 10), "}": () => nudge(FINE / 10),
+    ...Object.fromEntries(["0", "1", "2", "3", "4"].map((quality) => [quality, () => setQuality(quality)])),
     r: () => $("rest").click(), e: () => $("emission").click(), a: () => $("absorption").click(),
     z: () => $("z-reset").click(), "?": () => $("help-button").click(),
     ...(onSlider ? {} : { ArrowLeft: () => plot.panBy(-0.2), ArrowRight: () => plot.panBy(0.2) }),
@@ -423,12 +534,15 @@ const start = guarded(async () => {
   $("title").textContent = title;
   $("count").textContent = `${whole(catalog.total)} spectra in ${whole(tiles.length)} pixels`;
   sky.setTiles(tiles);
-  sky.pick(pixelOf(state.tile));
+  showPixel();
   showLegend();
   $("tiles").replaceChildren(...tiles.slice(0, 2000).map(({ name }) => new Option("", name)));
-  if (state.target && state.in) await guarded(openLink)();
+  linked = Boolean(state.target && state.in);
+  const link = linked;
+  if (link) await guarded(openLink)();
+  linked = false;
   await scan();
-  if (!spectrum && found.length) await choose(found[0]);
+  if (link) turnPage();
 });
 
 window.explorer = { traffic }; // what a test reads

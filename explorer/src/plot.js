@@ -26,11 +26,12 @@ export function maskNames(bits) {
 }
 
 export class Plot {
-  constructor(root, onView) {
+  constructor(root, onView, onRedshift) {
     this.canvas = root.querySelector("canvas");
     this.labels = root.querySelector(".labels");
     this.readout = root.querySelector(".readout");
     this.onView = onView;
+    this.onRedshift = onRedshift;
     this.options = { z: 0, smooth: 0, emission: true, absorption: false, rest: false };
     this.view = null; // [first, last] observed wavelength; null: all
     this.listen();
@@ -91,6 +92,7 @@ export class Plot {
       const box = canvas.getBoundingClientRect();
       return Math.max(0, Math.min(1, (event.clientX - box.left - LEFT) / (box.width - LEFT - RIGHT)));
     };
+    const wave = (event) => this.range[0] + share(event) * (this.range[1] - this.range[0]);
     canvas.addEventListener("wheel", (event) => {
       event.preventDefault();
       if (Math.abs(event.deltaX) > Math.abs(event.deltaY)) this.panBy(event.deltaX / 800);
@@ -99,11 +101,12 @@ export class Plot {
     let held = null;
     canvas.addEventListener("pointerdown", (event) => {
       if (!this.spectrum) return;
-      held = { at: event.clientX, range: this.range };
+      held = { at: event.clientX, range: this.range, from: wave(event), z: this.options.z, moves: event.shiftKey };
       canvas.setPointerCapture(event.pointerId);
     });
     canvas.addEventListener("pointermove", (event) => {
-      if (held) {
+      if (held?.moves) this.onRedshift(((1 + held.z) * wave(event)) / held.from - 1);
+      else if (held) {
         const [first, last] = held.range;
         const move = ((event.clientX - held.at) / (canvas.clientWidth - LEFT - RIGHT)) * (last - first);
         if (this.view) this.zoom(first - move, last - move);
@@ -266,6 +269,9 @@ export class Plot {
       pen.strokeStyle = colour("raw");
       trace(flux);
     }
+    pen.lineWidth = 0.8;
+    pen.strokeStyle = colour("noise");
+    trace(ivar.map((value) => 1 / Math.sqrt(value)));
     // one sigma to either side
     pen.fillStyle = colour("band");
     for (let i = begin; i < end; i++) {

@@ -4,6 +4,7 @@ import words from "./words.json";
 
 const RAD = Math.PI / 180;
 const CENTRE = 120; // DESI's maps have this right ascension in the middle
+const range = (from, to, step) => Array.from({ length: Math.round((to - from) / step) + 1 }, (_, i) => from + i * step);
 const WORST = Object.keys(words.outcomes); // a later one hides an earlier one
 
 // Hammer's equal-area projection, RA growing to the left; from -1 to 1 in x, -0.5 to 0.5 in y.
@@ -78,6 +79,11 @@ export class Sky {
     this.draw();
   }
 
+  // Degrees from one line of the grid to the next.
+  get step() {
+    return this.look.width < 0.1 ? 2 : this.look.width < 0.7 ? 10 : 30;
+  }
+
   get scale() {
     return Math.min(this.canvas.clientWidth / this.look.width, (2 * this.canvas.clientHeight) / this.look.width);
   }
@@ -106,7 +112,7 @@ export class Sky {
     const style = getComputedStyle(canvas);
     const [grid, soft, none, most, ink] = ["grid", "soft", "none", "most", "ink"].map((name) => style.getPropertyValue(`--${name}`));
     pen.font = `11px ${style.fontFamily}`;
-    this.drawGrid(pen, grid, soft);
+    this.drawGrid(pen, grid);
     const fills = new Map(); // one path for each colour: a hundred times fewer calls
     for (const one of this.cells) {
       const fill = this.colour(one, none, most);
@@ -117,6 +123,7 @@ export class Sky {
       pen.fillStyle = fill;
       pen.fill(path);
     }
+    this.nameGrid(pen, soft);
     const chosen = this.picked && this.cells.find(({ order, pixel }) => order === this.picked.order && pixel === this.picked.pixel);
     if (chosen) {
       const path = new Path2D();
@@ -141,7 +148,7 @@ export class Sky {
     path.closePath();
   }
 
-  drawGrid(pen, grid, soft) {
+  drawGrid(pen, grid) {
     pen.strokeStyle = grid;
     pen.lineWidth = 1;
     const curve = (points) => {
@@ -153,11 +160,14 @@ export class Sky {
       });
       pen.stroke();
     };
-    const range = (from, to, step) => Array.from({ length: Math.round((to - from) / step) + 1 }, (_, i) => from + i * step);
-    const fine = this.look.width < 0.7 ? 10 : 30;
+    const fine = this.step;
     const [east, west] = [CENTRE - 179.99, CENTRE + 179.99];
     for (const dec of range(-60, 60, fine)) curve(range(east, west, 359.98 / 120).map((ra) => [ra, dec]));
     for (const ra of [east, west, ...range(0, 360 - fine, fine)]) curve(range(-90, 90, 2).map((dec) => [ra, dec]));
+  }
+
+  nameGrid(pen, soft) {
+    const fine = this.step;
     pen.fillStyle = soft;
     pen.textBaseline = "middle";
     pen.textAlign = "center";

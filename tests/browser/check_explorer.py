@@ -1,13 +1,17 @@
 """The explorer in headless Chromium, over the demo's results: `make test-browser`."""
 
+import csv
 import mimetypes
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import boto3
 import chromium
+import large_catalog
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
@@ -24,6 +28,7 @@ pytestmark = [
 
 Row = dict[str, Any]
 
+READING_ENDED = "/ of .*[0-9)]$/.test(document.getElementById('found').textContent)"
 A_SPECTRUM_IS_SHOWN = (
     "document.title.match(/^-?[0-9]+,/) && !document.querySelector('#plot[aria-busy]')"
 )
@@ -66,7 +71,7 @@ def catalog() -> list[Row]:
 def open_page(page: Any, address: str, link: str = "") -> None:
     """Open the explorer; return when a spectrum is drawn."""
     page.goto(f"{address}{link}")
-    page.wait_for_function(A_SPECTRUM_IS_SHOWN)
+    page.wait_for_function(f"{A_SPECTRUM_IS_SHOWN} && {READING_ENDED}")
 
 
 def link_to(row: Row, **more: object) -> str:
@@ -120,6 +125,8 @@ def test_the_demo_opens_with_a_spectrum(page: Any, address: str, catalog: list[R
         ("zMin", "2.1", lambda row: row["z"] >= 2.1),
         ("zMax", "1.2", lambda row: row["z"] <= 1.2),
         ("rMax", "20.5", lambda row: 22.5 - 2.5 * np.log10(row["flux_r"]) <= 20.5),
+        ("tile", "sv3-dark", lambda row: (row["survey"], row["program"]) == ("sv3", "dark")),
+        ("tile", "6/10000", lambda row: row["healpix"] == 10000),
         ("tile", "main-dark-5", lambda row: (row["program"], row["healpix"]) == ("dark", 5)),
         ("targetid", "39627833126965256", lambda row: row["targetid"] == 39627833126965256),
     ],
@@ -135,6 +142,31 @@ def test_a_filter_leaves_what_passes_it(
         f"document.getElementById('found').textContent === '{len(expected)} of {len(catalog)}'"
     )
     assert shown(page) == expected
+
+
+@pytest.mark.parametrize(("field", "value"), [("tile", "main-dusk"), ("targetid", "x")])
+def test_a_filter_that_means_nothing_says_so_and_finds_nothing(
+    page: Any, address: str, field: str, value: str
+) -> None:
+    open_page(page, address)
+    page.fill(f"#filters [name={field}]", value)
+    page.wait_for_function("document.getElementById('found').textContent === '0 of 50'")
+    assert page.locator(f"#filters [name={field}]:invalid").count() == 1
+
+
+@pytest.mark.parametrize("column", ["targetid", "z", "r"])
+def test_the_table_is_sorted_both_ways(
+    page: Any, address: str, catalog: list[Row], column: str
+) -> None:
+    def key(row: Row) -> float:
+        return -row["flux_r"] if column == "r" else row[column]
+
+    rising = [row["targetid"] for row in sorted(catalog, key=key)]
+    open_page(page, address)
+    page.click(f"[data-sort={column}]")
+    assert shown(page) == rising
+    page.click(f"[data-sort={column}]")
+    assert shown(page) == rising[::-1]
 
 
 def test_the_filter_of_classes_offers_those_that_there_are(page: Any, address: str) -> None:
@@ -185,6 +217,54 @@ def test_the_slider_moves_the_lines(page: Any, address: str, catalog: list[Row])
         assert after[wave] - before[wave] == pytest.approx(scale * wave * (z - row["z"]), abs=1)
     page.click("#z-reset")
     assert label_places(page) == before
+
+
+def test_dragging_with_shift_takes_the_lines_along(
+    page: Any, address: str, catalog: list[Row]
+) -> None:
+    row = next(row for row in catalog if 1.5 < row["z"] < 2)
+    open_page(page, address, link_to(row))
+    box = page.locator("#plot canvas").bounding_box()
+    before = label_places(page)
+    line = min(before, key=lambda wave: abs(before[wave] - 400))
+    y = box["y"] + box["height"] / 2
+    page.keyboard.down("Shift")
+    page.mouse.move(box["x"] + before[line], y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + before[line] + 50, y)
+    page.mouse.up()
+    page.keyboard.up("Shift")
+    assert label_places(page)[line] == pytest.approx(before[line] + 50, abs=1)
+
+
+def test_brackets_move_the_redshift_a_little(page: Any, address: str, catalog: list[Row]) -> None:
+    z = catalog[0]["z"]
+    open_page(page, address)
+    for key, by in (("]", 0.001), ("[", 0), ("}", 0.0001)):
+        page.keyboard.press(key)
+        assert float(page.input_value("#z-number")) == pytest.approx(z + by * (1 + z), abs=1e-5)
+
+
+def test_verdicts_are_kept_and_saved_as_csv(page: Any, address: str, catalog: list[Row]) -> None:
+    open_page(page, address)
+    page.keyboard.press("4")
+    page.keyboard.press("n")
+    wait_for_target(page, catalog[1]["targetid"])
+    page.keyboard.press("]")
+    page.keyboard.press("1")
+    page.fill("#verdict [name=comment]", 'noise, "blend"')
+    z = page.input_value("#z-number")
+    page.reload()
+    page.wait_for_function(A_SPECTRUM_IS_SHOWN)
+    assert page.locator("#list tr[data-quality]").count() == 2
+    with page.expect_download() as download:
+        page.click("text=Save CSV (2)")
+    with Path(download.value.path()).open(newline="") as file:
+        first, second = csv.DictReader(file)
+    assert (first["TARGETID"], first["VI_QUALITY"]) == (str(catalog[0]["targetid"]), "4")
+    assert float(first["VI_Z"]) == pytest.approx(catalog[0]["z"], abs=1e-6)
+    assert (second["VI_QUALITY"], second["VI_COMMENT"]) == ("1", 'noise, "blend"')
+    assert float(second["VI_Z"]) == pytest.approx(float(z), abs=1e-5)
 
 
 def test_keys_go_to_the_next_target_and_back(page: Any, address: str, catalog: list[Row]) -> None:
@@ -287,3 +367,58 @@ def test_the_page_beside_the_data_works_in_a_bucket(page: Any, catalog: list[Row
             )  # fmt: skip
         open_page(page, f"{endpoint}/results/explorer/index.html")
         assert shown(page) == [row["targetid"] for row in catalog]
+
+
+N_LARGE = 1_500_000
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """A served collection of as many targets as DR1 has quasars."""
+    results = tmp_path_factory.mktemp("large") / "results"
+    large_catalog.write_results(chromium.DEMO, results, N_LARGE)
+    with chromium.running(make_server(results)) as server:
+        yield results, page_address(server)
+
+
+def test_a_catalogue_of_a_million_and_a_half_is_read_in_parts(
+    page: Any, large: tuple[Path, str]
+) -> None:
+    results, address = large
+    received: list[Any] = []
+    page.on("requestfinished", lambda request: received.append(request))
+    page.set_default_timeout(60_000)
+
+    def megabytes() -> float:
+        return sum(request.sizes()["responseBodySize"] for request in received) / 1e6
+
+    open_page(page, address)
+    assert page.inner_text("#count") == "1,500,000 spectra in 12,000 pixels"
+    assert megabytes() < 5
+
+    # one target, wherever it is
+    index = pq.read_table(results / "catalog_targetid/dataset/index/part.0.parquet")
+    targetid = index["targetid"][len(index) // 3].as_py()
+    before = megabytes()
+    page.fill("#filters [name=targetid]", str(targetid))
+    page.wait_for_function(
+        f"document.querySelector('#list tbody tr td')?.textContent === '{targetid}'"
+    )
+    assert megabytes() - before < 5
+
+    # all of them, on demand
+    page.fill("#filters [name=targetid]", "")
+    page.click("#read-all")
+    page.wait_for_function(
+        "document.getElementById('found').textContent === '1,500,000 of 1,500,000'"
+    )
+    catalog = sum(path.stat().st_size for path in (results / "catalog").rglob("*.parquet")) / 1e6
+    assert megabytes() < 0.25 * catalog
+    page.click("[data-sort=z]")
+    page.click("[data-sort=z]")
+    page.wait_for_function("document.querySelector('[aria-sort=descending]')")
+    page.locator("#list tbody td:nth-child(2)").first.wait_for()
+    falling = [float(z) for z in page.locator("#list td:nth-child(2)").all_inner_texts()]
+    assert falling == sorted(falling, reverse=True)
+    highest = ds.dataset(str(results / "catalog/dataset"), exclude_invalid_files=True)
+    assert falling[0] == pytest.approx(pc.max(highest.to_table(["z"])["z"]).as_py(), abs=1e-3)
