@@ -23,6 +23,7 @@ from desi_fits_to_parquet.lines import LINES
 from desi_fits_to_parquet.reader import frame
 from desi_fits_to_parquet.reader.catalog import Catalog
 from desi_fits_to_parquet.readers import read_rows
+from desi_fits_to_parquet.record.resolution import line_widths
 
 mpl.use("agg")
 
@@ -399,6 +400,41 @@ def test_separate_arms_are_joined_as_the_workflow_joins_them(
     assert separate[1].to_astropy()["flux"].unit is not None
     assert "no q" in refusal(lambda: separate.arm("q"))  # type: ignore[arg-type]
     assert "spectra.cameras: separate" in refusal(lambda: catalog.spectra().arm("b"))
+
+
+def test_widths_of_lines_and_matrices_are_there_by_the_names_of_their_columns(
+    tmp_path: Path, fits: Path, everything: Any, catalog: Any
+) -> None:
+    from reader_trees import TILES
+
+    def made(name: str, **spectra: Any) -> Any:
+        whole = {"wavelength_range": [3600, 9824], **spectra}
+        settings = changed(everything, spectra=whole, precision={"mode": "lossless"})
+        return open_catalog(collect(fits, tmp_path / name, settings, TILES[2:]))
+
+    combined = made("a", resolution="lsf").spectra(columns=["flux", "lsf"])
+    apart = made("b", resolution="lsf", cameras="separate").spectra(columns=["lsf"])
+    matrices = made("c", resolution="matrix", cameras="separate").spectra()
+    assert combined.lsf.shape == combined.flux.shape
+    np.testing.assert_allclose(apart.lsf, combined.lsf, rtol=1e-6)
+    blue = matrices.arm("b")
+    assert blue.resolution.shape == (len(blue), 11, 2751)
+    np.testing.assert_array_equal(line_widths(blue.resolution), apart.arm("b").lsf)
+    one = combined[1]
+    assert one.lsf is not None
+    np.testing.assert_array_equal(one.lsf, combined.lsf[1])
+    assert combined.to_astropy()["lsf"].unit == one.to_astropy()["lsf"].unit == u.AA
+    assert blue[:2].resolution.shape == (2, 11, 2751)
+    assert combined.to_pandas()["lsf"][0].shape == combined.wavelength.shape
+    rest = combined.rest_frame()
+    inside = np.isfinite(rest.lsf)
+    assert inside.any(axis=1).all()
+    observed = rest.lsf * (1 + rest.z[:, None])
+    assert 0.65 < observed[inside].min() < observed[inside].max() < 0.9
+    np.testing.assert_allclose(one.rest_frame().lsf, one.lsf / (1 + one.z), rtol=1e-6)
+    assert "spectra.resolution: lsf" in refusal(lambda: catalog.spectra().lsf)
+    assert "arm('b')" in refusal(lambda: matrices.resolution)
+    assert "rest frame" in refusal(lambda: blue.rest_frame().resolution)
 
 
 def test_what_is_not_there_is_said_in_a_sentence(

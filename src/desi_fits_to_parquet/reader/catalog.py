@@ -329,8 +329,9 @@ class Catalog:
         Parameters
         ----------
         columns
-            What to read together: `flux`, `ivar`, `mask`. Any other that is used later is read
-            then. A column of the catalogue among them stands in `Spectra.table`.
+            What to read together: `flux`, `ivar`, `mask`, and `lsf` or `resolution` where the
+            collection has them. Any other that is used later is read then. A column of the
+            catalogue among them stands in `Spectra.table`.
 
         Raises
         ------

@@ -103,6 +103,29 @@ def normalise(
     return flux / scale, np.where(usable, ivar * scale**2, 0)
 
 
+def interpolate(wavelength: Array, lsf: Array, z: Array, grid: Array) -> npt.NDArray[np.float32]:
+    """Give widths in Angstrom in the rest frame at other wavelengths, NaN beyond the observed.
+
+    Parameters
+    ----------
+    wavelength
+        Observed pixel centres in Angstrom, shape (npix,).
+    lsf
+        Observed widths in Angstrom, shape (n, npix).
+    z
+        Redshifts, shape (n,).
+    grid
+        Wavelengths in the rest frame in Angstrom, shape (nnew,).
+    """
+    return np.array(
+        [
+            np.interp(grid, wavelength / (1 + redshift), row, np.nan, np.nan) / (1 + redshift)
+            for row, redshift in zip(lsf, z, strict=True)
+        ],
+        np.float32,
+    ).reshape(len(lsf), len(grid))
+
+
 def median(flux: Array, ivar: Array) -> tuple[Array, Array]:
     """Return the median over spectra of each pixel, and its inverse variance.
 

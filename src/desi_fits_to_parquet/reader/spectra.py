@@ -1,5 +1,6 @@
 """Spectra of a catalogue's targets: numpy arrays on one wavelength grid, read when asked for."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import pyarrow as pa
 from desi_fits_to_parquet.reader import convert, frame
 from desi_fits_to_parquet.reader.tree import Tree
 from desi_fits_to_parquet.record.arms import CAMERAS, combine, join_grids
+from desi_fits_to_parquet.record.resolution import combine_widths
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +27,12 @@ Array = npt.NDArray[Any]
 PLACE = ("file", "row", "file_size")
 """Columns of the catalogue that say where a spectrum is."""
 
-PIXELS = ("wavelength", "flux", "ivar", "mask", "mask_arms")
-"""Columns of the record that hold a value a pixel."""
+PIXELS = ("wavelength", "flux", "ivar", "mask", "mask_arms", "lsf", "resolution")
+"""Columns of the record that hold a value a pixel; `resolution` holds several."""
+
+_OPTIONAL = {"mask_arms": "mask_arms: true", "lsf": "resolution: lsf",
+             "resolution": "resolution: matrix"}  # fmt: skip
+"""Those that are there where the section `spectra` of the configuration has this."""
 
 BLOCK = 512
 """Spectra that are read at once: some 30 MB of flux and ivar."""
@@ -82,6 +88,11 @@ class Spectrum:
         where ivar is 0.
     good
         Where ivar is above 0 and mask is 0, bool, shape (npix,).
+    lsf
+        Sigma of the line spread function, Angstrom, shape (npix,); None where it was not asked for.
+    resolution
+        Diagonals of the arm's band matrix, shape (ndiagonal, npix), as desispec's Resolution takes
+        them; None where they were not asked for.
     row
         What the catalogue says of the target, by column.
     """
@@ -95,6 +106,7 @@ class Spectrum:
     ) -> None:
         self.wavelength, self.flux, self.ivar = (arrays[n] for n in ("wavelength", "flux", "ivar"))
         self.mask, self.good = arrays["mask"], (arrays["ivar"] > 0) & (arrays["mask"] == 0)
+        self.lsf, self.resolution = arrays.get("lsf"), arrays.get("resolution")
         self.row = dict(row)
         self._fields, self._rest = fields, rest
 
@@ -147,10 +159,10 @@ class Spectrum:
         )
 
     def to_astropy(self) -> "QTable":
-        """Return a table of the pixels: wavelength, flux, ivar as quantities, mask, good."""
+        """Return a table of the pixels: wavelength, flux, ivar as quantities, mask, good, lsf."""
         from astropy.table import QTable
 
-        names = ("wavelength", "flux", "ivar")
+        names = ["wavelength", "flux", "ivar", *(["lsf"] if self.lsf is not None else [])]
         columns = {n: getattr(self, n) * convert.to_unit(self._fields[n]) for n in names}
         return QTable({**columns, "mask": self.mask, "good": self.good}, meta=self.row)
 
@@ -167,6 +179,8 @@ class Spectrum:
             "ivar": self.ivar / np.float32((1 + self.z) ** 2),
             "mask": self.mask,
         }
+        if self.lsf is not None:
+            arrays["lsf"] = self.lsf / np.float32(1 + self.z)
         return Spectrum(arrays, self.row, self._fields, rest=True)
 
     def plot(self, axes: "Axes | None" = None, *, lines: bool = True, smooth: int = 1) -> "Axes":
@@ -337,6 +351,16 @@ class Spectra:
         return self._load("mask")["mask"]
 
     @property
+    def lsf(self) -> npt.NDArray[np.float32]:
+        """Sigmas of the line spread function, Angstrom, shape (n, npix); NaN where unknown."""
+        return self._load("lsf")["lsf"]
+
+    @property
+    def resolution(self) -> npt.NDArray[np.float32]:
+        """Diagonals of an arm's band matrices, shape (n, ndiagonal, npix): see `arm`."""
+        return self._load("resolution")["resolution"]
+
+    @property
     def good(self) -> npt.NDArray[np.bool_]:
         """Where ivar is above 0 and mask is 0, shape (n, npix)."""
         data = self._load("ivar", "mask")
@@ -356,18 +380,39 @@ class Spectra:
             self.need_some()
             if not self._data:
                 missing |= {*self._columns}
+            self._check(missing)
             if self._grid is None:
                 self._data |= self._read(self._rows, sorted(missing))
             else:
-                observed = self._read(self._rows, ("flux", "ivar", "mask"))
+                wanted = ("flux", "ivar", "mask", *sorted({"lsf"} & missing))
+                observed = self._read(self._rows, wanted)
                 weight = np.where(observed["mask"] == 0, observed["ivar"], 0)
                 source = Spectra(self._collection, (), self._find_rows, arm=self._arm)
                 source._found = self._rows
                 flux, ivar = frame.to_rest_frame(
                     source.wavelength, observed["flux"], weight, self.z, self._grid
                 )
-                self._data = {"flux": flux, "ivar": ivar, "mask": (ivar == 0).astype(np.int32)}
+                self._data |= {"flux": flux, "ivar": ivar, "mask": (ivar == 0).astype(np.int32)}
+                if "lsf" in observed:
+                    self._data["lsf"] = frame.interpolate(
+                        source.wavelength, observed["lsf"], self.z, self._grid
+                    )
         return self._data
+
+    def _check(self, names: set[str]) -> None:
+        """Raise where a column of pixels is not in the collection, or not for these spectra."""
+        place, joined = self._collection.tree.place, len(self._prefixes) > 1
+        for name in sorted(names & _OPTIONAL.keys()):
+            if name != "lsf" and self._grid is not None:
+                raise ValueError(f"{name}: it is of observed pixels alone, not of the rest frame")
+            if name == "mask_arms" and joined:
+                continue  # made as the arms are joined
+            if f"{self._prefixes[0]}{name}" not in self._collection.record.names:
+                raise ValueError(
+                    f"{place} has no column {name}; a run with spectra.{_OPTIONAL[name]} makes it"
+                )
+            if name == "resolution" and joined:
+                raise ValueError("resolution: a joined spectrum has none; arm('b').resolution does")
 
     def read(self, names: Sequence[str], *, join: bool = True) -> dict[str, Array]:
         """Read columns of pixels of all spectra anew, in memory of its own, and keep none.
@@ -395,18 +440,21 @@ class Spectra:
         if len(prefixes) == 1:
             arrays = self._read_apart(rows, names)
             return {name: arrays[f"{prefixes[0]}{name}"] for name in names}
-        wanted = ("flux", "ivar", "mask") if names else ()
+        widths = {"lsf"} & {*names}
+        wanted = ("flux", "ivar", "mask", *widths) if names else ()
         arrays = self._read_apart(rows, wanted)
         if not names:
             return {}
-        parts = [[arrays[f"{prefix}{name}"] for prefix in prefixes] for name in wanted]
+        parts = {name: [arrays[f"{prefix}{name}"] for prefix in prefixes] for name in wanted}
         known = self._collection.wavelengths
-        whole = combine(join_grids([known[prefix] for prefix in prefixes]), *parts)
+        grid = join_grids([known[prefix] for prefix in prefixes])
+        whole = combine(grid, parts["flux"], parts["ivar"], parts["mask"])
         every = {
             "flux": whole.flux,
             "ivar": whole.ivar,
             "mask": whole.mask,
             "mask_arms": whole.mask_arms,
+            "lsf": combine_widths(grid, parts["lsf"], parts["ivar"]) if widths else None,
         }
         return {name: value for name, value in every.items() if value is not None}
 
@@ -432,7 +480,9 @@ class Spectra:
         }
         for column, values in arrays.items():
             npix = len(known[column[:2] if column[:2] in known else ""])
-            if values.shape[1] != npix:
+            if column.endswith("resolution") and values.shape[1] % npix == 0:
+                arrays[column] = values.reshape(len(values), -1, npix)
+            elif values.shape[1] != npix:
                 raise ValueError(
                     f"{self._collection.tree.place}: {column} of {values.shape[1]} pixels, the "
                     f"grid has {npix}; the tiles were made with different settings"
@@ -461,7 +511,7 @@ class Spectra:
         if not -len(self) <= number < len(self):
             raise IndexError(f"there is no spectrum {number}: {len(self)} targets were found")
         one = self._some(np.array([number % len(self)]))
-        data = one._load("flux", "ivar", "mask")
+        data = one._load("flux", "ivar", "mask", *self._columns)
         arrays = {name: values[0] for name, values in data.items()}
         return Spectrum(
             {**arrays, "wavelength": one.wavelength},
@@ -649,13 +699,16 @@ class Spectra:
         )  # fmt: skip
 
     def to_astropy(self) -> "QTable":
-        """Return an astropy table: the catalogue's columns, then flux, ivar, mask, shape (npix,).
+        """Return an astropy table: the catalogue's columns, then those of pixels, shape (npix,).
+
+        These are flux, ivar, mask, and what else was asked for.
 
         The wavelengths stand in its `meta`, as a quantity. Columns are quantities where they have a
         unit, so that `table["flux"].to("W m-2 nm-1")` works.
         """
-        data, fields = self._load("flux", "ivar", "mask"), self._collection.fields()
-        arrays = {name: (data[name], fields[name]) for name in ("flux", "ivar", "mask")}
+        names = dict.fromkeys(("flux", "ivar", "mask", *self._columns))
+        data, fields = self._load(*names), self._collection.fields()
+        arrays = {name: (data[name], fields[name]) for name in names}
         table = convert.to_astropy(self.table, arrays)
         table.meta["wavelength"] = self.wavelength * convert.to_unit(fields["wavelength"])
         return table
@@ -667,7 +720,8 @@ class Spectra:
         data |= self._load(*self._columns)
         for name in ("wavelength", *self._columns):
             values = np.ascontiguousarray(data[name]).reshape(-1)
-            lists = pa.FixedSizeListArray.from_arrays(pa.array(values), len(self.wavelength))
+            length = math.prod(data[name].shape[1:])
+            lists = pa.FixedSizeListArray.from_arrays(pa.array(values), length)
             column = pa.field(name, lists.type, metadata=fields[name].metadata)
             table = table.append_column(column, lists)
         return table
