@@ -19,19 +19,22 @@ from desi_fits_to_parquet.outcomes import OUTCOMES
 from desi_fits_to_parquet.paths import parquet_folder, parquet_path
 from desi_fits_to_parquet.report import build, figures
 from desi_fits_to_parquet.report import content as content_figures
+from desi_fits_to_parquet.report.content import stack_spectra
+from desi_fits_to_parquet.report.files import SECTIONS
 from desi_fits_to_parquet.report.html import html_page, missing_figure, plain_table, search_table
 from desi_fits_to_parquet.report.outliers import tiles_worth_a_look
 from desi_fits_to_parquet.report.pages import outcomes_parts, provenance_parts
-from desi_fits_to_parquet.report.sample import choose_gallery, read_sample, read_spectrum
+from desi_fits_to_parquet.report.sample import LOG_GRID, choose_gallery, read_sample, read_spectrum
 from desi_fits_to_parquet.report.sky import (
     SHAPE,
     draw_sky_outcomes,
-    draw_sky_targets,
+    draw_sky_spectra,
+    find_patches,
     inverse_mollweide,
     mollweide,
     paint_cells,
 )
-from desi_fits_to_parquet.report.style import NothingToDraw, save_figure, styled
+from desi_fits_to_parquet.report.style import NothingToDraw, histogram_edges, save_figure, styled
 from desi_fits_to_parquet.tile import LAYOUTS, Tile
 
 TILES = [Tile("main", "dark", 10_000 + i) for i in range(3)]
@@ -128,6 +131,7 @@ def test_one_target_of_odd_redshift_and_flux_ends_no_figure_of_the_content(tmp_p
     with styled():
         for draw in (
             content_figures.draw_redshifts,
+            content_figures.draw_redshift_magnitude,
             content_figures.draw_brightness,
             content_figures.draw_spectypes,
             draw_gallery,
@@ -157,12 +161,9 @@ def test_a_damaged_parquet_costs_the_report_its_figures_of_the_content_alone(tmp
     page = (tmp_path / "report" / "index.html").read_text()
     missing = dict(re.findall(r'<figure id="figure-(\w+)" class="missing">(.*?)</figure>', page))
     failed = {name for name, text in missing.items() if "cannot be drawn" in text}
-    assert failed == {"redshifts", "brightness", "spectypes", *GALLERY}
+    assert failed == {*SECTIONS["spectra"].plots, *SECTIONS["gallery"].plots}
     assert all("snakemake verify" in missing[name] for name in failed)
     assert "All tiles" in page
-
-
-GALLERY = ("gallery_1", "gallery_2", "gallery_3")
 
 
 def test_the_gallery_spans_the_redshifts_and_takes_the_clearest():
@@ -174,6 +175,46 @@ def test_the_gallery_spans_the_redshifts_and_takes_the_clearest():
     assert np.diff(chosen.z).min() > 0
     assert choose_gallery(measured.iloc[:0], 12).empty
     assert len(choose_gallery(measured.iloc[:2], 12)) == 2
+
+
+def test_the_composite_has_its_line_where_it_is_at_rest():
+    rng = np.random.default_rng(1)
+    observed = 10**LOG_GRID
+    z = rng.uniform(0.8, 3.5, 30)
+    binned = []
+    for redshift in z:
+        rest = observed / (1 + redshift)
+        flux = rng.uniform(0.3, 30) * (rest**-1.0 + 2e-3 * np.exp(-(((rest - 1549) / 20) ** 2)))
+        binned.append(np.where((observed > 3600) & (observed < 9800), flux, np.nan))
+    stack = stack_spectra(z, binned)
+    continuum = stack.flux * stack.wavelength
+    assert stack.wavelength[np.argmax(continuum)] == pytest.approx(1549, abs=2)
+    away = abs(stack.wavelength - 1549) > 100
+    assert np.ptp(continuum[away]) < 0.02 * continuum[away].mean(), "whatever the objects' fluxes"
+    assert (stack.high / stack.low)[away].max() < 1.05
+
+
+def test_what_is_the_same_for_all_is_a_sentence_and_no_figure(tmp_path):
+    path = write_parquet(tmp_path, TILES[0], ("",))
+    columns = pq.read_table(path).to_pydict() | {"spectype": ["QSO"] * 5}
+    pq.write_table(pa.table(columns), path)
+    tiles = table_of([marker(TILES[0], "converted")])
+    sample = read_sample(tiles, tmp_path)
+    with styled(), pytest.raises(NothingToDraw, match=r"All 5 spectra .* are of class QSO"):
+        content_figures.draw_spectypes(sample)
+    errors = ["max_flux_error_sigma", "mean_flux_error_sigma", "max_ivar_error_relative"]
+    with styled(), pytest.raises(NothingToDraw, match="Nothing was rounded"):
+        figures.draw_rounding(tiles.assign(**dict.fromkeys(errors, 0.0)), SETTINGS["precision"])
+    with styled():
+        calm = figures.draw_speed(tiles.assign(retries=0, throttled=0))
+    assert len(calm.axes) == 2, "no panel of retries"
+
+
+@pytest.mark.parametrize("n", [1, 2, 9, 50, 1000, 100_000])
+def test_a_histogram_has_fewer_bins_than_objects(n):
+    edges = histogram_edges(np.random.default_rng(n).normal(size=n))
+    assert len(edges) - 1 <= max(1, n)
+    assert len(edges) - 1 <= 60
 
 
 def test_the_projection_keeps_areas_and_the_frame():
@@ -237,17 +278,45 @@ def test_a_failed_tile_lies_above_a_converted_one_of_another_order():
         assert share_painted(image) == pytest.approx(1 / (12 * 4**4), rel=0.03)
 
 
-def test_targets_are_told_per_area_and_added_up_over_orders_surveys_and_programs():
+def test_spectra_are_told_per_area_and_added_up_over_orders_surveys_and_programs():
     numbers = {tile_at(5, 70): 80, **{tile_at(6, 4 * 71 + k): 20 for k in range(4)}}
     over = {Tile("sv3", "dark", tile_at(7, 16 * 71).number, "uniqpix"): 10}
     tiles = table_of(
-        [marker(t, "converted") | {"n_targets": n} for t, n in {**numbers, **over}.items()]
+        [marker(t, "converted") | {"n_rows": n} for t, n in {**numbers, **over}.items()]
     )
     with styled():
-        image = image_of(draw_sky_targets(tiles))
+        image = image_of(draw_sky_spectra(tiles))
     area = 4 * np.pi * np.degrees(1) ** 2 / (12 * 4**5)
     found = sorted({round(float(value), 3) for value in image[np.isfinite(image)]})
     assert found == [round(80 / area, 3), round((80 + 10 * 16) / area, 3)]
+
+
+def test_small_parts_of_the_footprint_are_drawn_large_and_a_wide_one_is_not():
+    sky = HEALPix(64, order="nested")
+    places = [(0.2, 0.0), (359.4, 0.5), (150.0, 60.0)]
+    pixels = [int(sky.lonlat_to_healpix(ra * u.deg, dec * u.deg)) for ra, dec in places]
+    patches = find_patches(pd.DataFrame({"order": 6, "pixel": pixels}))
+    assert [patch.name for patch in patches] == ["A", "B"]
+    first = patches[0]
+    assert first.east - first.west < 5, "it lies on both sides of right ascension 0"
+    assert first.south < 0 < 0.5 < first.north
+    assert find_patches(pd.DataFrame({"order": 3, "pixel": range(300)})) == []
+
+
+def test_labels_of_the_sky_map_cover_no_tile():
+    tiles = table_of([marker(Tile("main", "dark", 9_000 + 40 * i), "converted") for i in range(99)])
+    with styled():
+        figure = draw_sky_outcomes(tiles)
+        figure.draw_without_rendering()
+    axes = figure.axes[0]
+    left, right, bottom, top = axes.images[0].get_extent()
+    painted = np.isfinite(image_of(figure))
+    for text in axes.texts:
+        box = axes.transData.inverted().transform(text.get_window_extent())
+        columns = np.clip((box[:, 0] - left) / (right - left) * SHAPE[1], 0, SHAPE[1]).astype(int)
+        rows = np.clip((box[:, 1] - bottom) / (top - bottom) * SHAPE[0], 0, SHAPE[0]).astype(int)
+        under = painted[rows[0] : rows[1], columns[0] : columns[1]]
+        assert not under.any(), text.get_text()
 
 
 def test_every_outcome_is_in_the_legend_of_the_sky_map():
@@ -285,6 +354,7 @@ UNITS = {
         "sigma",
         "0.001 sigma",
         "AB mag",
+        "degree",
         "Å",
         r"10$^{-17}$ erg s$^{-1}$ cm$^{-2}$ Å$^{-1}$",
     ),

@@ -29,10 +29,10 @@ def percent_text(percent: float) -> str:
 def decimals(values: Iterable[float]) -> int:
     """Tell how many digits behind the point the figures of one column get, so that they align.
 
-    The median of those that are not 0 has three significant digits then; never more than three
+    The median of those that are not 0 has three significant digits then; never more than two
     behind the point.
     """
     sizes = [abs(value) for value in values if value and math.isfinite(value)]
     if not sizes:
         return 0
-    return min(max(2 - math.floor(math.log10(median(sizes))), 0), 3)
+    return min(max(2 - math.floor(math.log10(median(sizes))), 0), 2)

@@ -92,7 +92,7 @@ def build_report(results: Path, report_folder: Path, settings: Settings) -> dict
         )
         for name, section in SECTIONS.items()
     }
-    first = overview(summary, settings, shown["redshifts"].replace(' id="', ' data-is="', 1), None)
+    first = overview(summary, settings, shown["composite"].replace(' id="', ' data-is="', 1), None)
     write_atomically(report_folder / LANDING, first)
     title = f"{summary['n_rows']:,} DESI {object_name(settings['selection'])}"
     write_atomically(report_folder / PAGE, report_page(title, first, sections))
@@ -106,6 +106,8 @@ def _drawings(
     sample = cache(lambda: read_sample(frame, results))
     return {
         "redshifts": lambda: content_figures.draw_redshifts(sample()),
+        "redshift_magnitude": lambda: content_figures.draw_redshift_magnitude(sample()),
+        "composite": lambda: content_figures.draw_composite(sample()),
         "brightness": lambda: content_figures.draw_brightness(sample()),
         "spectypes": lambda: content_figures.draw_spectypes(sample()),
         "gallery_1": lambda: content_figures.draw_gallery(sample(), 1),
@@ -113,7 +115,7 @@ def _drawings(
         "gallery_3": lambda: content_figures.draw_gallery(sample(), 3),
         "outcomes": lambda: figures.draw_outcomes(frame, summary),
         "sky_outcomes": lambda: sky_maps.draw_sky_outcomes(frame),
-        "sky_targets": lambda: sky_maps.draw_sky_targets(frame),
+        "sky_spectra": lambda: sky_maps.draw_sky_spectra(frame),
         "reduction": lambda: figures.draw_reduction(frame, summary),
         "waterfall": lambda: figures.draw_waterfall(summary),
         "speed": lambda: figures.draw_speed(frame),

@@ -17,12 +17,14 @@ from desi_fits_to_parquet.report.style import (
     ORANGE,
     OUTCOME_STYLE,
     SKY,
+    NothingToDraw,
+    histogram_edges,
     label_log_axis,
     new_figure,
     say_nothing_to_show,
 )
 from desi_fits_to_parquet.settings import PrecisionSettings
-from desi_fits_to_parquet.units import byte_unit, size_text
+from desi_fits_to_parquet.units import byte_unit, percent_text, size_text
 
 CAUSES = {
     "rows_selected": "rows not selected",
@@ -48,7 +50,7 @@ def draw_reduction(tiles: pd.DataFrame, summary: dict[str, Any]) -> Figure:
     largest = max(*sizes, 1)
     for position, (size, (colour, hatch)) in enumerate(zip(sizes, styles, strict=True)):
         totals.barh(position, size / largest, color=colour, hatch=hatch)
-        share = f" ({100 * size / sizes[0]:.2f} %)" if position and sizes[0] else ""
+        share = f" ({percent_text(100 * size / sizes[0])})" if position and sizes[0] else ""
         totals.annotate(
             f"{size_text(size)}{share}",
             (size / largest, position),
@@ -73,17 +75,18 @@ def draw_reduction(tiles: pd.DataFrame, summary: dict[str, Any]) -> Figure:
 
     converted = written.outcome == "converted"
     percent = 100 * (1 - written.bytes_parquet / written.bytes_archive)
-    edges = np.histogram_bin_edges(percent, bins=int(np.clip(2 * np.sqrt(len(percent)), 8, 50)))
     distribution.hist(
         [percent[converted], percent[~converted]],
-        bins=list(edges),
+        bins=histogram_edges(percent),
         stacked=True,
         color=[BLUE, SKY],
         hatch=["", ".."],
         label=[f"converted ({converted.sum():,})", f"no_targets ({(~converted).sum():,})"],
     )
     median = float(percent[converted].median()) if converted.any() else float(percent.median())
-    distribution.axvline(median, color="0.1", linestyle="--", label=f"median {median:.2f} %")
+    distribution.axvline(
+        median, color="0.1", linestyle="--", label=f"median {percent_text(median)}"
+    )
     distribution.set_xlabel("reduction of a tile, 1 - Parquet / archive (%)")
     distribution.set_ylabel("number of tiles")
     distribution.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -121,7 +124,7 @@ def draw_reduction(tiles: pd.DataFrame, summary: dict[str, Any]) -> Figure:
 
 def _reduction_title(summary: dict[str, Any]) -> str:
     percent = summary["reduction_percent"]
-    saved = "nothing in the archive" if percent is None else f"{percent:.2f} % saved"
+    saved = "nothing in the archive" if percent is None else f"{percent_text(percent)} saved"
     failed = summary["failed"]
     lost = f"; {failed:,} failed tiles hold {size_text(summary['bytes_archive_failed'])}"
     return f"{summary['tiles']:,} tiles, {saved}{lost if failed else ''}"
@@ -139,7 +142,7 @@ def draw_outcomes(tiles: pd.DataFrame, summary: dict[str, Any]) -> Figure:
         count = summary["outcomes"][outcome]
         size = int(sizes.get(outcome, 0))
         for axes, value, text in (
-            (counted, count, f"{count:,} ({100 * count / n_tiles:.2f} %)"),
+            (counted, count, f"{count:,} ({percent_text(100 * count / n_tiles)})"),
             (weighed, size / scale, size_text(size)),
         ):
             axes.barh(position, value, color=colour, hatch=hatch)
@@ -162,12 +165,11 @@ def draw_outcomes(tiles: pd.DataFrame, summary: dict[str, Any]) -> Figure:
 
 def draw_waterfall(summary: dict[str, Any]) -> Figure:
     """Draw how the bytes in the archive become the bytes of the Parquet, cause by cause."""
-    figure = new_figure(10.5, 4.2)
-    axes = figure.subplots()
     steps = waterfall_steps(summary["bytes_causes"])
     if not steps or not all(step.after for step in steps):
-        say_nothing_to_show(axes, "no converted tile states the causes of its reduction")
-        return figure
+        raise NothingToDraw("No converted tile states the causes of its reduction")
+    figure = new_figure(10.5, 4.2)
+    axes = figure.subplots()
     scale, unit = byte_unit(steps[0].after)
     floor = min(step.after for step in steps) / 2 / scale
     # the axis is logarithmic: what a cause saves of the rest stays visible, however little is left
@@ -231,13 +233,12 @@ def waterfall_steps(left: Mapping[str, int]) -> list[Step]:
 
 def draw_speed(tiles: pd.DataFrame) -> Figure:
     """Draw MB/s, tiles an hour, and retries and refusals, over the time of the run."""
-    figure = new_figure(10.5, 7)
-    upper, middle, lower = figure.subplots(3, 1, sharex=True)
     done = tiles[tiles.finished.notna()]
     if done.empty:
-        for axes in (upper, middle, lower):
-            say_nothing_to_show(axes, "no finished tile")
-        return figure
+        raise NothingToDraw("No tile was finished")
+    again = bool((done.retries + done.throttled).any())
+    figure = new_figure(10.5, 7 if again else 4.9)
+    upper, middle, *rest = figure.subplots(3 if again else 2, 1, sharex=True)
     seconds = done.seconds_download + done.seconds_fuse + done.seconds_validate
     start = float((done.finished - seconds).min())
     elapsed = done.finished - start
@@ -259,55 +260,56 @@ def draw_speed(tiles: pd.DataFrame) -> Figure:
     mean = draw(middle, one, "finished", color=SKY, fill=True)
     middle.axhline(mean, color="0.1", linestyle="--", label=f"mean of the run, {mean:,.0f} an hour")
     middle.set_ylabel("finished tiles (1/hour)")
-    for name, linestyle, colour, words in (
-        ("retries", "-", BLUE, "requests sent again"),
-        ("throttled", ":", "0.1", "answers 429 or 503"),
-    ):
-        column = done[name].astype(float)
-        draw(
-            lower,
-            column * 3600,
-            f"{words} ({column.sum():,.0f})",
-            color=colour,
-            linestyle=linestyle,
-            linewidth=1.4,
-        )
-    lower.set_ylabel("retries (1/hour)")
-    lower.set_xlabel(f"time since the first tile began ({unit})")
-    for axes in (upper, middle, lower):
+    for lower in rest:
+        for name, linestyle, colour, words in (
+            ("retries", "-", BLUE, "requests sent again"),
+            ("throttled", ":", "0.1", "answers 429 or 503"),
+        ):
+            column = done[name].astype(float)
+            draw(
+                lower,
+                column * 3600,
+                f"{words} ({column.sum():,.0f})",
+                color=colour,
+                linestyle=linestyle,
+                linewidth=1.4,
+            )
+        lower.set_ylabel("retries (1/hour)")
+    figure.axes[-1].set_xlabel(f"time since the first tile began ({unit})")
+    for axes in (upper, middle, *rest):
         axes.set_ylim(0, 1.3 * (axes.dataLim.ymax or 1))
         axes.legend(loc="upper right", ncols=2)
         axes.yaxis.set_major_formatter("{x:,g}")
     figure.align_ylabels()
     upper.set_title(
         f"{len(done):,} tiles; each counts at the time when it was finished"
-        f" (bins of {width:,.0f} s)"
+        f" (bins of {width:,.0f} s){'' if again else '; no request was refused or sent again'}"
     )
     return figure
 
 
 def draw_stages(tiles: pd.DataFrame) -> Figure:
     """Draw how long a tile takes in each stage, and where the time of all tiles went."""
-    figure = new_figure(10.5, 3.8)
-    distribution, totals = figure.subplots(1, 2, width_ratios=(1.6, 1))
     seconds = {stage: tiles[f"seconds_{stage}"].to_numpy(float) for stage, _, _ in STAGES}
     positive = np.concatenate([values[values > 0] for values in seconds.values()])
     if not positive.size:
-        say_nothing_to_show(distribution, "no tile took any time")
-        say_nothing_to_show(totals, "")
-        return figure
+        raise NothingToDraw("No tile took any time")
+    figure = new_figure(10.5, 3.8)
+    distribution, totals = figure.subplots(1, 2, width_ratios=(1.6, 1))
     unit, unit_seconds = _time_unit(float(positive.sum()))
-    edges = np.geomspace(positive.min() * 0.95, positive.max() * 1.05, 50)
     for position, (stage, linestyle, colour) in enumerate(STAGES):
         values = seconds[stage]
-        taken = values[values > 0]
+        taken = np.sort(values[values > 0])
         if taken.size:
-            distribution.stairs(
-                np.histogram(taken, edges)[0],
-                edges,
+            # of 30,000 tiles a thousand points are enough, the first and the last among them
+            shown = np.unique(np.linspace(0, taken.size - 1, 1000).round().astype(int))
+            distribution.plot(
+                taken[shown],
+                100 * (shown + 1) / taken.size,
                 color=colour,
                 linestyle=linestyle,
-                linewidth=1.6,
+                linewidth=1.8,
+                drawstyle="steps-post",
                 label=f"{stage}: median {np.median(taken):.2g} s, "
                 f"95 % below {np.quantile(taken, 0.95):.2g} s",
             )
@@ -322,9 +324,10 @@ def draw_stages(tiles: pd.DataFrame) -> Figure:
         )
     distribution.set_xscale("log")
     label_log_axis(distribution.xaxis)
-    distribution.set_xlabel("time of one tile in the stage (s, logarithmic)")
-    distribution.set_ylabel("number of tiles")
-    distribution.set_ylim(0, 1.45 * distribution.dataLim.ymax)
+    distribution.set_xlabel("time in the stage (s, logarithmic)")
+    distribution.set_ylabel("tiles that took no longer (%)")
+    distribution.set_ylim(0, 150)  # room for the legend
+    distribution.set_yticks(range(0, 101, 25))
     distribution.legend(loc="upper left")
     totals.set_yticks(range(len(STAGES)), [stage for stage, _, _ in STAGES])
     totals.invert_yaxis()
@@ -350,7 +353,6 @@ def draw_rounding(tiles: pd.DataFrame, precision: PrecisionSettings) -> Figure:
     precision
         The setting `precision`.
     """
-    figure = new_figure(10.5, 3.6)
     limits = bound(precision)
     panels = (
         (
@@ -367,22 +369,29 @@ def draw_rounding(tiles: pd.DataFrame, precision: PrecisionSettings) -> Figure:
             100 * limits.ivar_relative,
         ),
     )
+    converted = tiles[tiles.outcome == "converted"]
+    errors = {name: converted[name].dropna().to_numpy(float) for name, *_ in panels}
+    if not any(values.size for values in errors.values()):
+        raise NothingToDraw("No tile was converted")
+    if not any(values.any() for values in errors.values()):
+        raise NothingToDraw(
+            "Nothing was rounded: flux and ivar of every tile are bit for bit those of the archive"
+        )
+    figure = new_figure(10.5, 3.6)
     for axes, (name, label, scale, limit) in zip(figure.subplots(1, 3), panels, strict=True):
-        values = scale * tiles[name][tiles.outcome == "converted"].dropna().to_numpy(float)
-        if not values.size:
-            say_nothing_to_show(axes)
+        values = scale * errors[name]
+        if not values.any():
+            say_nothing_to_show(axes, f"{label.partition(' error')[0]} error is 0 in every tile")
             continue
-        edges = np.histogram_bin_edges(values, bins=40)
         if limit:
-            edges = np.linspace(0, max(1.1 * limit, values.max()), 45)
-            axes.axvline(limit, color="0.1", linestyle="--", label=f"limit {limit:.4g}")
+            axes.axvline(limit, color="0.1", linestyle="--", label=f"limit {limit:.3g}")
             axes.legend(loc="upper left")
-        axes.hist(values, bins=list(edges), color=SKY)
+        axes.hist(values, bins=histogram_edges(values, most=40), color=SKY)
         axes.set_ylim(0, 1.25 * axes.dataLim.ymax)
         axes.set_xlabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.ticklabel_format(axis="x", useOffset=False)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel("number of tiles")
-        axes.set_title(f"{values.size:,} tiles, largest {np.abs(values).max():.4g}")
+        axes.set_title(f"{values.size:,} tiles, largest {np.abs(values).max():.3g}")
     return figure

@@ -32,6 +32,17 @@ PLOTS = {
         "many tiles, they are read from files that are spread evenly over them; the title says "
         "from how many.",
     ),
+    "redshift_magnitude": Plot(
+        "Redshift against magnitude",
+        "Each converted spectrum by its redshift and its r magnitude (Legacy Surveys, AB, not "
+        "corrected for extinction); of more than 5,000 spectra the number in each cell.",
+    ),
+    "composite": Plot(
+        "Composite spectrum",
+        "The median of spectra of the class that is most frequent, each at rest at the redshift "
+        "that redrock found and scaled to the others where they overlap; in grey the middle 68 % "
+        "of them. Where redshifts are right, the lines stand at the dashed marks.",
+    ),
     "brightness": Plot(
         "Magnitudes and signal to noise",
         "Left: the r magnitude of the targets (Legacy Surveys). Right: the median over good pixels "
@@ -63,13 +74,15 @@ PLOTS = {
     ),
     "sky_outcomes": Plot(
         "Sky map of outcomes",
-        "Where the tiles lie, in equatorial coordinates (Mollweide projection, one HEALPix cell a "
-        "tile). Failed tiles are drawn on top and carry a symbol. The line is the Galactic plane.",
+        "Where the tiles lie, one HEALPix cell a tile: above the whole sky in equatorial "
+        "coordinates (Mollweide projection; the line is the Galactic plane), below it, where the "
+        "footprint is too small to be seen there, its largest parts, at most three. Failed tiles "
+        "are drawn on top and carry a symbol.",
     ),
-    "sky_targets": Plot(
-        "Sky map of targets",
-        "The number of targets per square degree in each HEALPix cell, added up over the surveys "
-        "and programs of this run; darker is more. The line is the Galactic plane.",
+    "sky_spectra": Plot(
+        "Sky map of converted spectra",
+        "The number of converted spectra per square degree in each HEALPix cell, added up over the "
+        "surveys and programs of this run; darker is more, the scale is logarithmic.",
     ),
     "reduction": Plot(
         "Bytes and reduction",
@@ -86,14 +99,15 @@ PLOTS = {
     ),
     "speed": Plot(
         "Speed over time",
-        "Megabytes that were fetched a second, tiles finished an hour, and requests that had to be "
-        "sent again or were refused. A tile counts wholly at the time when its validation ended, "
-        "so a large tile makes a peak; a gap is a time in which the workflow did not run.",
+        "Megabytes that were fetched a second, tiles finished an hour, and, if there were any, "
+        "requests that had to be sent again or were refused. A tile counts wholly at the time when "
+        "its validation ended, so a large tile makes a peak; a gap is a time in which the workflow "
+        "did not run.",
     ),
     "stages": Plot(
         "Time in each stage",
-        "Left: how long one tile takes in each stage (wall time). Right: the sum over tiles; tiles "
-        "run side by side, so it is longer than the run was.",
+        "Left: the share of tiles that a stage took no longer than so long for (wall time). Right: "
+        "the sum over tiles; tiles run side by side, so it is longer than the run was.",
     ),
     "rounding": Plot(
         "Rounding errors",
@@ -115,12 +129,16 @@ class Section(NamedTuple):
 
 
 SECTIONS = {
-    "spectra": Section("Spectra", "What was converted.", ("redshifts", "brightness", "spectypes")),
+    "spectra": Section(
+        "Spectra",
+        "What was converted.",
+        ("redshifts", "redshift_magnitude", "composite", "brightness", "spectypes"),
+    ),
     "gallery": Section(
         "Gallery", "A dozen of the spectra.", ("gallery_1", "gallery_2", "gallery_3")
     ),
     "tiles": Section("Tiles", "What became of every tile of the archive.", ("outcomes",)),
-    "sky": Section("Sky", "Where they lie.", ("sky_outcomes", "sky_targets")),
+    "sky": Section("Sky", "Where they lie.", ("sky_outcomes", "sky_spectra")),
     "bytes": Section("Bytes", "What was saved, and by what.", ("reduction", "waterfall")),
     "speed": Section("Speed", "How long it took.", ("speed", "stages")),
     "fidelity": Section("Fidelity", "How true the files are to the archive.", ("rounding",)),

@@ -13,7 +13,7 @@ body { font: 14px/1.45 system-ui, sans-serif; color: #111; background: #fff; mar
 h1 { font-size: 1.6em; } h2 { font-size: 1.5em; margin: .6em 0 .3em; }
 h3 { font-size: 1.1em; margin-top: 1.6em; }
 table { border-collapse: collapse; margin: .6em 0; }
-th, td { border-bottom: 1px solid #ddd; padding: .25em .7em; text-align: left;
+th, td { border-bottom: 1px solid #ddd; padding: .25em .55em; text-align: left;
   vertical-align: top; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 th { border-bottom: 2px solid #111; position: sticky; top: 0; background: #fff; }
@@ -26,7 +26,7 @@ pre { background: #f5f5f5; border: 1px solid #ddd; padding: .7em; overflow-x: au
 input { font: inherit; padding: .25em .5em; width: 24em; max-width: 90%; }
 .note { color: #444; }
 figure { margin: 1.2em 0; break-inside: avoid; }
-figure svg { display: block; width: 100%; max-width: 70em; height: auto; max-height: 78vh; }
+figure svg { display: block; width: 100%; height: auto; max-height: 78vh; }
 figcaption { max-width: 62em; color: #333; margin-top: .4em; }
 @page { size: A4; margin: 15mm 14mm; }
 @media print {
@@ -71,6 +71,7 @@ for (const box of document.querySelectorAll("[data-table]")) {
   const body = box.querySelector("tbody"), heads = [...box.querySelectorAll("th")];
   const texts = data.rows.map(row => row.join(" ").toLowerCase());
   let order = data.rows.map((_, i) => i), limit = SHOWN, sorted = -1, down = false;
+  const names = new Intl.Collator("en", {numeric: true});
   const show = () => {
     const words = search.value.toLowerCase().split(/\\s+/).filter(word => word);
     const found = order.filter(i => words.every(word => texts[i].includes(word)));
@@ -100,7 +101,7 @@ for (const box of document.querySelectorAll("[data-table]")) {
     down = sorted === k ? !down : false;
     sorted = k;
     const compare = (a, b) => a === b ? 0 : a === null ? 1 : b === null ? -1 :
-      (a < b ? -1 : 1) * (down ? -1 : 1);
+      (typeof a === "string" ? names.compare(a, b) : a - b) * (down ? -1 : 1);
     order.sort((i, j) => compare(data.rows[i][k], data.rows[j][k]) || i - j);
     heads.forEach(h => h.removeAttribute("aria-sort"));
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
@@ -170,8 +171,11 @@ def figure(name: str, svg: str, title: str, caption: str) -> str:
     title, caption
         Plain text.
     """
-    picture = re.sub(r' (width|height)="[^"]*"', "", svg[svg.index("<svg") :], count=2)
-    picture = picture.replace("<svg", '<svg role="img" preserveAspectRatio="xMinYMid"', 1)
+    svg = svg[svg.index("<svg") :]
+    width = re.search(r' width="([0-9.]+pt)"', svg)
+    picture = re.sub(r' (width|height)="[^"]*"', "", svg, count=2)
+    shown = f' style="max-width: {width[1]}"' if width else ""
+    picture = picture.replace("<svg", f'<svg role="img" preserveAspectRatio="xMinYMid"{shown}', 1)
     said = f"<figcaption><b>{escape(title)}.</b> {escape(caption)}</figcaption>"
     return f'<figure id="figure-{name}">{picture}{said}</figure>'
 

@@ -135,8 +135,8 @@ def opening(results: str, what: str, targetid: int | None) -> list[str]:
     return [
         "from desi_fits_to_parquet import open_catalog",
         f'{what} = open_catalog("{results}")',
-        f'table = {what}.to_pandas(["targetid", "ra", "dec", "redshift"])',
-        f'{what}.{one}.spectra()[0].plot(smooth=5).figure.savefig("spectrum.png")',
+        f"axes = {what}.{one}.spectra()[0].plot(smooth=5)",
+        'axes.figure.savefig("spectrum.png")',
     ]
 
 

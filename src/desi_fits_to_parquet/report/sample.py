@@ -22,6 +22,15 @@ N_MEASURED_FILES = 40
 Z_LIMITS = (-1.0, 20.0)
 """Redshifts outside of these, and those that are no numbers, are counted and not drawn."""
 
+N_BINNED = 25
+"""Spectra of each of these files that are kept for the composite."""
+
+LOG_STEP = 2e-4
+"""Bins of the composite, in the logarithm of the wavelength: 138 km/s."""
+
+LOG_GRID: npt.NDArray[np.float64] = np.arange(np.log10(3500.0), np.log10(10_000.0), LOG_STEP)
+"""Lower edges of these bins in the observed frame, logarithm of Angstrom."""
+
 SCALARS = ("targetid", "z", "spectype", "flux_r")
 
 Array = npt.NDArray[np.float64]
@@ -45,7 +54,8 @@ class Sample(NamedTuple):
         that column was not converted).
     measured
         The same columns for those spectra whose pixels were read, and `snr`, the median over good
-        pixels of flux / sigma (NaN without good pixels), `path`, `row_group`, `row` within it.
+        pixels of flux / sigma (NaN without good pixels), `path`, `row_group`, `row` within it, and
+        `binned`: of at most `N_BINNED` a file the flux on `LOG_GRID`, else None.
     n_files
         Files read for `rows`.
     n_converted
@@ -113,7 +123,7 @@ def _spread(items: Sequence[Any], most: int) -> list[Any]:
 
 def _concatenate(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     if not frames:
-        return pd.DataFrame(columns=["tile", *SCALARS, "snr", "path", "row_group", "row"])
+        return pd.DataFrame(columns=["tile", *SCALARS, "snr", "path", "row_group", "row", "binned"])
     return pd.concat(frames, ignore_index=True)
 
 
@@ -149,16 +159,34 @@ def _measure(path: Path) -> pd.DataFrame:
         arms = spectrum_prefixes(file.schema_arrow.names)
         table = file.read_row_group(0, columns=_pixel_columns(file, arms))
     snr = []
+    binned: list[Array | None] = [None] * table.num_rows
+    kept = set(_spread(range(table.num_rows), N_BINNED))
     for row in range(table.num_rows):
         spectra = [_spectrum(table, arm, row) for arm in arms]
         ratio = np.concatenate([s.flux / s.sigma for s in spectra]) if spectra else np.empty(0)
         ratio = ratio[np.isfinite(ratio)]
         snr.append(float(np.median(ratio)) if ratio.size else np.nan)
+        if row in kept and ratio.size:
+            binned[row] = _bin(spectra)
     frame["snr"] = snr
+    frame["binned"] = pd.Series(binned, dtype=object)
     frame["path"] = str(path)
     frame["row_group"] = 0
     frame["row"] = np.arange(len(frame))
     return frame
+
+
+def _bin(spectra: Sequence[Spectrum]) -> Array:
+    """Average flux, weighted by ivar, in the bins of `LOG_GRID`; NaN where there is none."""
+    wavelength, flux, sigma = map(np.concatenate, zip(*spectra, strict=True))
+    good = np.isfinite(sigma) & np.isfinite(flux)
+    place = np.floor((np.log10(wavelength[good]) - LOG_GRID[0]) / LOG_STEP).astype(int)
+    inside = (place >= 0) & (place < LOG_GRID.size)
+    place, weight = place[inside], 1 / sigma[good][inside] ** 2
+    total = np.bincount(place, weight, LOG_GRID.size)
+    summed = np.bincount(place, weight * flux[good][inside], LOG_GRID.size)
+    mean: Array = np.divide(summed, total, out=np.full(LOG_GRID.size, np.nan), where=total > 0)
+    return mean
 
 
 def _pixel_columns(file: pq.ParquetFile, arms: Sequence[str]) -> list[str]:

@@ -1,7 +1,7 @@
-"""Maps of the whole sky in equatorial coordinates: the HEALPix cells of the tiles, of any order."""
+"""Maps of the sky in equatorial coordinates: the HEALPix cells of the tiles, of any order."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,18 +15,29 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
+from matplotlib.ticker import MaxNLocator
 
 from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES, OUTCOMES
-from desi_fits_to_parquet.report.style import OUTCOME_STYLE, label_log_axis, new_figure
+from desi_fits_to_parquet.report.style import (
+    OUTCOME_STYLE,
+    NothingToDraw,
+    label_log_axis,
+    new_figure,
+)
 
 CENTRE_DEG = 120.0
 """Right ascension in the middle of the map: DESI's footprint is then cut the least."""
 
-MARK_ALL_BELOW = 1000
-"""With fewer tiles every one gets a symbol: single cells are too small to be seen."""
+PATCHES = 3
+"""Parts of the footprint that are drawn large, at most."""
+
+PATCH_DEG = 45.0
+"""A part that is larger, in declination or along it, is seen well on the map of the whole sky."""
 
 SHAPE = (1000, 2000)
 """Rows and columns of a map's image: a cell of order 6 is five of them wide."""
+
+_PATCH_PIXELS = 500
 
 _WIDTH, _HEIGHT = 2 * np.sqrt(2.0), np.sqrt(2.0)  # half axes of the map on the unit sphere
 
@@ -34,21 +45,52 @@ _DRAWN: dict[str, Any] = {"edgecolor": "0.1", "linewidth": 0.4, "zorder": 4, "ra
 
 Array = npt.NDArray[np.float64]
 
+Painter = Callable[[Array, Array], Array]
+"""Gives the value of each place on the sky (right ascension, declination in degree), or NaN."""
+
+
+class Patch(NamedTuple):
+    """A part of the footprint: limits in degree; `west` may be below 0, `east` above 360."""
+
+    name: str
+    west: float
+    east: float
+    south: float
+    north: float
+
 
 def draw_sky_outcomes(tiles: pd.DataFrame) -> Figure:
-    """Draw where the tiles lie, coloured by outcome; failed ones on top, with symbols."""
-    figure, axes = _new_map()
+    """Draw where the tiles lie, coloured by outcome; failed ones on top, with symbols.
+
+    Raises
+    ------
+    NothingToDraw
+        Where there is no tile.
+    """
+    if tiles.empty:
+        raise NothingToDraw("There is no tile")
     ranks = {outcome: rank for rank, outcome in enumerate(OUTCOMES)}  # failures come last
     ranked = tiles.assign(rank=tiles.outcome.map(ranks)).sort_values("rank")
-    image = np.full(SHAPE, np.nan)
-    for order, part in _by_order(ranked):
-        image = np.fmax(image, paint_cells(order, part.pixel, part["rank"]))
+    layers = [(order, part.pixel, part["rank"]) for order, part in _by_order(ranked)]
     colours = ListedColormap([OUTCOME_STYLE[outcome][0] for outcome in OUTCOMES])
-    _show(axes, image, cmap=colours, vmin=-0.5, vmax=len(OUTCOMES) - 0.5)
+    style: dict[str, Any] = {"cmap": colours, "vmin": -0.5, "vmax": len(OUTCOMES) - 0.5}
+
+    def paint(ra: Array, dec: Array) -> Array:
+        image = np.full(ra.shape, np.nan)
+        for layer in layers:
+            image = np.fmax(image, look_up(*layer, ra, dec))
+        return image
+
+    image = np.full(SHAPE, np.nan)
+    for layer in layers:
+        image = np.fmax(image, paint_cells(*layer))
+    figure, whole, parts = _new_maps(tiles)
+    _show(whole, image, **style)
     handles = []
-    size = 16 if (tiles.outcome != "converted").sum() < MARK_ALL_BELOW else 4
     for outcome in OUTCOMES:
         part = tiles[tiles.outcome == outcome]
+        if part.empty:
+            continue
         colour, _, marker = OUTCOME_STYLE[outcome]
         handles.append(
             Line2D(
@@ -61,42 +103,129 @@ def draw_sky_outcomes(tiles: pd.DataFrame) -> Figure:
                 label=f"{outcome} ({len(part):,})",
             )
         )
-        if outcome in FAILED_OUTCOMES or len(tiles) < MARK_ALL_BELOW:
-            axes.scatter(*_centres(part), s=size, marker=marker, color=colour, **_DRAWN)
-    _finish(figure, axes, handles, f"{len(tiles):,} tiles by outcome")
+        ra, dec = _positions(part)
+        if outcome in FAILED_OUTCOMES:
+            x, y = mollweide(_from_middle(ra), np.radians(dec))
+            whole.scatter(x, y, s=9 if parts else 16, marker=marker, color=colour, **_DRAWN)
+        for axes, patch in parts:
+            inside = _inside(patch, ra, dec)
+            if outcome != "converted" and inside.any():
+                axes.scatter(
+                    _unwrapped(patch, ra[inside]), dec[inside],
+                    s=30, marker=marker, color=colour, **_DRAWN,
+                )  # fmt: skip
+    for axes, patch in parts:
+        _show_patch(axes, patch, paint, **style)
+    _finish(whole, image, [patch for _, patch in parts], f"{len(tiles):,} tiles by outcome")
+    plane = Line2D([], [], color="0.1", linewidth=1.2, label="Galactic plane")
+    figure.legend(handles=[*handles, plane], loc="outside lower center", ncols=4)
     return figure
 
 
-def draw_sky_targets(tiles: pd.DataFrame) -> Figure:
-    """Draw the density of targets, added up over surveys and programs."""
-    figure, axes = _new_map()
-    known = tiles[tiles.n_targets.fillna(0) > 0]
-    cells = known.groupby(["order", "pixel"], as_index=False)[["n_targets"]].sum()
-    if len(cells):
-        areas = nside_to_pixel_area(2 ** cells.order.to_numpy()).to_value(u.deg**2)
-        cells["density"] = cells.n_targets / areas
-        image = np.zeros(SHAPE)
-        for order, part in _by_order(cells):
-            image += np.nan_to_num(paint_cells(order, part.pixel, part.density))
-        style: dict[str, Any] = {
-            "cmap": "viridis_r",
-            "norm": LogNorm(image[image > 0].min(), image.max()),
-        }
-        shown = _show(axes, np.where(image > 0, image, np.nan), **style)
-        if len(cells) < MARK_ALL_BELOW:
-            x, y = _centres(cells)
-            axes.scatter(x, y, c=cells.density, s=16, **style, **_DRAWN)
-        bar = figure.colorbar(shown, ax=axes, shrink=0.7, pad=0.02)
-        bar.set_label("number of targets per square degree (logarithmic)")
-        label_log_axis(bar.ax.yaxis)
-    _finish(
-        figure,
-        axes,
-        [],
-        f"{int(cells.n_targets.sum()):,} targets in {len(cells):,} pixels; "
-        f"{len(tiles) - len(known):,} tiles without or of unknown number not drawn",
-    )
+def draw_sky_spectra(tiles: pd.DataFrame) -> Figure:
+    """Draw the density of the converted spectra, added up over surveys and programs.
+
+    Raises
+    ------
+    NothingToDraw
+        Where nothing was converted.
+    """
+    known = tiles[tiles.n_rows.fillna(0) > 0]
+    if known.empty:
+        raise NothingToDraw("No tile was converted")
+    cells = known.groupby(["order", "pixel"], as_index=False)[["n_rows"]].sum()
+    areas = nside_to_pixel_area(2 ** cells.order.to_numpy()).to_value(u.deg**2)
+    cells["density"] = cells.n_rows / areas
+    layers = [(order, part.pixel, part.density) for order, part in _by_order(cells)]
+
+    def paint(ra: Array, dec: Array) -> Array:
+        image = np.zeros(ra.shape)
+        for layer in layers:
+            image += np.nan_to_num(look_up(*layer, ra, dec))
+        return np.where(image > 0, image, np.nan)
+
+    image = np.zeros(SHAPE)
+    for layer in layers:
+        image += np.nan_to_num(paint_cells(*layer))
+    image = np.where(image > 0, image, np.nan)
+    low, high = float(np.nanmin(image)), float(np.nanmax(image))
+    style: dict[str, Any] = {"cmap": "viridis_r", "norm": LogNorm(low, max(high, 1.01 * low))}
+    figure, whole, parts = _new_maps(known)
+    shown = _show(whole, image, **style)
+    for axes, patch in parts:
+        _show_patch(axes, patch, paint, **style)
+    bar = figure.colorbar(shown, ax=figure.axes, shrink=0.8, pad=0.02)
+    bar.set_label("number of spectra per square degree")
+    label_log_axis(bar.ax.yaxis)
+    title = f"{int(cells.n_rows.sum()):,} spectra in {len(cells):,} pixels"
+    _finish(whole, image, [patch for _, patch in parts], title)
     return figure
+
+
+def find_patches(tiles: pd.DataFrame) -> list[Patch]:
+    """Find those parts of a footprint that are specks on a map of the whole sky.
+
+    Cells of order 3 (7 degrees wide) that touch belong to one part.
+
+    Parameters
+    ----------
+    tiles
+        Columns `order` and `pixel`.
+
+    Returns
+    -------
+    list of Patch
+        At most `PATCHES`, those with the most tiles first; none where all are larger than
+        `PATCH_DEG`.
+    """
+    ra, dec = _positions(tiles)
+    coarse = HEALPix(8, order="nested")
+    cells = np.asarray(coarse.lonlat_to_healpix(ra * u.deg, dec * u.deg))
+    left: set[int] = set(cells.tolist())
+    groups: list[npt.NDArray[np.bool_]] = []
+    while left:
+        reached: set[int] = set()
+        border = {left.pop()}
+        while border:
+            reached |= border
+            with np.errstate(invalid="ignore"):  # some cells have seven neighbours
+                around = set(np.ravel(coarse.neighbours(sorted(border))).tolist())
+            border = around & left
+            left -= border
+        groups.append(np.isin(cells, sorted(reached)))
+    groups.sort(key=lambda group: -int(group.sum()))
+    width = float(np.degrees(np.sqrt(4 * np.pi / 12) / 2 ** tiles.order.min()))  # of a cell
+    found: list[Patch] = []
+    for group in groups:
+        first = ra[group][0]
+        along = (ra[group] - first + 180) % 360 - 180 + first
+        south, north = dec[group].min() - width, dec[group].max() + width
+        stretch = np.cos(np.radians(np.clip((south + north) / 2, -80, 80)))
+        west, east = along.min() - width / stretch, along.max() + width / stretch
+        if max(north - south, (east - west) * stretch) <= PATCH_DEG:
+            name = "ABCDEFGH"[len(found)]
+            found.append(Patch(name, float(west), float(east), float(south), float(north)))
+        if len(found) == PATCHES:
+            break
+    return found
+
+
+def look_up(order: int, pixel: npt.ArrayLike, value: npt.ArrayLike, ra: Array, dec: Array) -> Array:
+    """Give the values of the HEALPix cells in which places lie; NaN where there is no cell.
+
+    Parameters
+    ----------
+    order, pixel, value
+        As of `paint_cells`.
+    ra, dec
+        Places in degree, of any shape.
+    """
+    cells, values = np.asarray(pixel, np.int64), np.asarray(value, float)
+    rank = np.argsort(cells, kind="stable")
+    cells, values = cells[rank], values[rank]
+    found = HEALPix(2**order, order="nested").lonlat_to_healpix(ra * u.deg, dec * u.deg)
+    at = np.searchsorted(cells, found, side="right") - 1
+    return np.where((at >= 0) & (cells[at] == found), values[at], np.nan)
 
 
 def paint_cells(order: int, pixel: npt.ArrayLike, value: npt.ArrayLike) -> Array:
@@ -119,17 +248,14 @@ def paint_cells(order: int, pixel: npt.ArrayLike, value: npt.ArrayLike) -> Array
     ndarray
         float64, shape `SHAPE`, from the lower left of the map; NaN where there is no cell.
     """
-    cells, values = np.asarray(pixel, np.int64), np.asarray(value, float)
-    rank = np.argsort(cells, kind="stable")
-    cells, values = cells[rank], values[rank]
     y, x = ((np.arange(n) + 0.5) / n * 2 - 1 for n in SHAPE)
     lon, lat = inverse_mollweide(_WIDTH * x[None], _HEIGHT * y[:, None])
     inside = np.isfinite(lon)
-    sky = HEALPix(2**order, order="nested")
-    found = sky.lonlat_to_healpix(_right_ascension(lon[inside]), lat[inside] * u.rad)
     image = np.full(SHAPE, np.nan)
-    at = np.searchsorted(cells, found, side="right") - 1
-    image[inside] = np.where((at >= 0) & (cells[at] == found), values[at], np.nan)
+    image[inside] = look_up(
+        order, pixel, value, _right_ascension(lon[inside]), np.degrees(lat[inside])
+    )
+    cells, values = np.asarray(pixel, np.int64), np.asarray(value, float)
     x, y = _project(order, cells)
     rows = np.clip((y / _HEIGHT + 1) / 2 * SHAPE[0], 0, SHAPE[0] - 1).astype(int)
     columns = np.clip((x / _WIDTH + 1) / 2 * SHAPE[1], 0, SHAPE[1] - 1).astype(int)
@@ -171,8 +297,8 @@ def _from_middle(ra: Array) -> Array:
     return -np.radians((ra - CENTRE_DEG + 180) % 360 - 180)
 
 
-def _right_ascension(lon: Array) -> u.Quantity:
-    return (CENTRE_DEG - np.degrees(lon)) % 360 * u.deg
+def _right_ascension(lon: Array) -> Array:
+    return np.asarray((CENTRE_DEG - np.degrees(lon)) % 360)
 
 
 def _project(order: int, cells: npt.NDArray[np.int64]) -> tuple[Array, Array]:
@@ -186,22 +312,32 @@ def _by_order(tiles: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
         yield int(order), tiles[tiles.order == order]
 
 
-def _centres(tiles: pd.DataFrame) -> tuple[Array, Array]:
+def _positions(tiles: pd.DataFrame) -> tuple[Array, Array]:
+    """Give right ascension and declination (degree) of the centres of tiles."""
     place = np.full((2, len(tiles)), np.nan)
     for order, part in _by_order(tiles):
-        place[:, (tiles.order == order).to_numpy()] = _project(order, part.pixel.to_numpy(np.int64))
+        sky = HEALPix(2**order, order="nested")
+        lon, lat = sky.healpix_to_lonlat(part.pixel.to_numpy(np.int64))
+        place[:, (tiles.order == order).to_numpy()] = lon.to_value(u.deg), lat.to_value(u.deg)
     return place[0], place[1]
 
 
-def _new_map() -> tuple[Figure, Axes]:
-    figure = new_figure(10.5, 6)
-    axes = figure.subplots()
-    axes.set_axis_off()
-    axes.set_aspect("equal")
-    axes.set_xlim(-_WIDTH * 1.07, _WIDTH * 1.07)
-    axes.set_ylim(-_HEIGHT * 1.12, _HEIGHT * 1.12)
-    axes.add_patch(Ellipse((0, 0), 2 * _WIDTH, 2 * _HEIGHT, facecolor="none", zorder=5))
-    return figure, axes
+def _new_maps(tiles: pd.DataFrame) -> tuple[Figure, Axes, list[tuple[Axes, Patch]]]:
+    """Make the axes: the whole sky, and below it those parts that are specks there."""
+    patches = find_patches(tiles)
+    figure = new_figure(10.5, 7.2 if patches else 5.6)
+    if patches:
+        grid = figure.add_gridspec(2, len(patches), height_ratios=(1, 1.15))
+        whole = figure.add_subplot(grid[0, :])
+        parts = [(figure.add_subplot(grid[1, k]), patch) for k, patch in enumerate(patches)]
+    else:
+        whole, parts = figure.subplots(), []
+    whole.set_axis_off()
+    whole.set_aspect("equal")
+    whole.set_xlim(-_WIDTH * 1.07, _WIDTH * 1.07)
+    whole.set_ylim(-_HEIGHT * 1.12, _HEIGHT * 1.05)
+    whole.add_patch(Ellipse((0, 0), 2 * _WIDTH, 2 * _HEIGHT, facecolor="none", zorder=5))
+    return figure, whole, parts
 
 
 def _show(axes: Axes, image: Array, **style: Any) -> AxesImage:
@@ -209,23 +345,78 @@ def _show(axes: Axes, image: Array, **style: Any) -> AxesImage:
     return axes.imshow(image, extent=frame, origin="lower", interpolation="none", zorder=2, **style)
 
 
-def _finish(figure: Figure, axes: Axes, handles: list[Line2D], title: str) -> None:
+def _show_patch(axes: Axes, patch: Patch, paint: Painter, **style: Any) -> None:
+    """Draw a part of the sky, right ascension growing to the left."""
+    step = max(patch.east - patch.west, patch.north - patch.south) / _PATCH_PIXELS
+    ra = np.arange(patch.east - step / 2, patch.west, -step)
+    dec = np.arange(patch.south + step / 2, patch.north, step)
+    image = paint(*np.broadcast_arrays(ra[None] % 360, dec[:, None]))
+    limits = (patch.east, patch.west, patch.south, patch.north)
+    axes.imshow(
+        image, extent=limits, origin="lower", interpolation="none", zorder=2,
+        aspect=1 / np.cos(np.radians(np.clip((patch.south + patch.north) / 2, -80, 80))), **style,
+    )  # fmt: skip
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x % 360:g}°")
+    axes.yaxis.set_major_formatter("{x:g}°")
+    axes.set_xlabel("right ascension (degree)")
+    axes.set_ylabel("declination (degree)")
+    axes.set_title(patch.name)
+
+
+def _unwrapped(patch: Patch, ra: Array) -> Array:
+    """Give right ascensions as they are counted in a part of the sky."""
+    return np.asarray((ra - patch.west) % 360 + patch.west)
+
+
+def _inside(patch: Patch, ra: Array, dec: Array) -> npt.NDArray[np.bool_]:
+    within = (_unwrapped(patch, ra) <= patch.east) & (dec >= patch.south) & (dec <= patch.north)
+    return np.asarray(within)
+
+
+def _finish(axes: Axes, image: Array, patches: Sequence[Patch], title: str) -> None:
+    """Draw what a map of the whole sky has beside its cells; no label covers one of these."""
     for dec in range(-60, 90, 30):
         x, y = mollweide(np.array([-np.pi, np.pi]), np.radians([dec, dec]))
         axes.plot(x, y, color="0.85", linewidth=0.6, zorder=1)
         axes.text(x[0] * 1.02, y[0], f"{dec}°", ha="right", va="center", fontsize=8, color="0.3")
+    free = _free_parallel(image)
     for step in range(-150, 180, 30):
         x, y = mollweide(np.full(91, np.radians(step)), np.linspace(-np.pi / 2, np.pi / 2, 91))
         axes.plot(x, y, color="0.85", linewidth=0.6, zorder=1)
-        name = f"{(CENTRE_DEG - step) % 360:.0f}°"
-        paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.8}
-        axes.text(x[45], 0, name, ha="center", va="center", fontsize=8, zorder=6, bbox=paper)
-    axes.text(0, -_HEIGHT * 1.02, "right ascension along the middle line, declination at the edge "
-              "(degree, ICRS)", ha="center", va="top", fontsize=9)  # fmt: skip
+        x, y = mollweide(np.radians([step]), np.radians([free]))
+        paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+        axes.text(
+            x[0], y[0], f"{(CENTRE_DEG - step) % 360:.0f}°",
+            ha="center", va="center", fontsize=8, color="0.3", zorder=3.5, bbox=paper,
+        )  # fmt: skip
+    axes.text(
+        0, -_HEIGHT * 1.03,
+        f"right ascension along the parallel of {free}°, declination at the edge (degree, ICRS)",
+        ha="center", va="top", fontsize=9,
+    )  # fmt: skip
     plane = SkyCoord(l=np.linspace(0, 360, 721) * u.deg, b=0 * u.deg, frame="galactic").icrs
     lon = _from_middle(plane.ra.deg)
     lon[np.append(np.abs(np.diff(lon)) > np.pi, False)] = np.nan  # the map's two edges stay apart
     x, y = mollweide(lon, plane.dec.rad)
-    (line,) = axes.plot(x, y, color="0.1", linewidth=1.2, zorder=3, label="Galactic plane")
-    figure.legend(handles=[*handles, line], loc="outside lower center", ncols=4)
+    axes.plot(x, y, color="0.1", linewidth=1.2, zorder=3)
+    for patch in patches:
+        middle = np.array([(patch.west + patch.east) / 2])
+        x, y = mollweide(_from_middle(middle), np.radians([patch.north]))
+        axes.annotate(
+            patch.name, (x[0], y[0]), xytext=(0, 4), textcoords="offset points",
+            ha="center", va="bottom", fontsize=10, fontweight="bold", zorder=6,
+        )  # fmt: skip
     axes.set_title(title)
+
+
+def _free_parallel(image: Array) -> int:
+    """Choose the declination along which labels cover no cell of a map's image."""
+    y = ((np.arange(SHAPE[0]) + 0.5) / SHAPE[0] * 2 - 1) * _HEIGHT
+    painted = np.asarray(np.isfinite(image)).any(axis=1)
+    for dec in (0, -30, -60, 30, 60, -75):
+        at = mollweide(np.zeros(1), np.radians([dec]))[1][0]
+        if not (painted & (np.abs(y - at) < 0.08 * _HEIGHT)).any():
+            return dec
+    return 75

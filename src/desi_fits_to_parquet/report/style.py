@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -122,3 +124,18 @@ def label_log_axis(axis: Axis) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter("{x:,g}")
     axis.set_minor_formatter(NullFormatter())
+
+
+def histogram_edges(values: npt.ArrayLike, most: int = 60) -> list[float]:
+    """Choose the edges of a histogram: 2 n^(1/3) bins (the Rice rule), at most `most`.
+
+    Parameters
+    ----------
+    values
+        Finite numbers, at least one.
+    most
+        Bins that the figure has room for.
+    """
+    array = np.asarray(values, float)
+    n_bins = int(np.clip(2 * np.cbrt(array.size), 1, min(most, array.size)))
+    return [float(edge) for edge in np.histogram_bin_edges(array, bins=n_bins)]
