@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: help env reference lsdb torch slurm explorer check-explorer demo status test test-reference test-lsdb test-torch test-faults test-servers test-slurm test-browser fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query benchmark-run benchmark-endurance lint format lock clean
+.PHONY: help env reference lsdb torch slurm explorer check-explorer demo status test test-reference test-lsdb test-torch test-faults test-servers test-slurm test-browser fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query benchmark-training benchmark-run benchmark-endurance lint format lock clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 22
@@ -120,6 +120,9 @@ benchmark-query: env  ## measure building and asking a catalogue of the size of 
 
 benchmark-run: env  ## measure the whole workflow over an emulated far link (a quarter of an hour, needs nginx)
 	@$(BIN)/python benchmarks/run.py
+
+benchmark-training: torch  ## measure spectra for PyTorch, beside Hugging Face datasets and astropy (five minutes)
+	@$(BIN)/python benchmarks/training.py
 
 benchmark-endurance: env  ## convert 500 tiles under all faults, kills and outages at once (half an hour)
 	@$(BIN)/python benchmarks/endurance.py

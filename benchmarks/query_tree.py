@@ -108,15 +108,15 @@ def _read_pool(pool: Path) -> tuple[pa.Table, pa.Table]:
     return whole, short
 
 
-def write_part(results: Path, tiles: Sequence[Tile], pool: Path) -> None:
-    """Write some tiles."""
+def write_part(results: Path, tiles: Sequence[Tile], pool: Path, rows: int = ROWS) -> None:
+    """Write some tiles of so many rows."""
     whole, short = _read_pool(pool)
     config = settings()
     fields = record_fields(config)
     for tile in tiles:
         rng = np.random.default_rng([len(tile.program), tile.number])
         table = (whole if has_whole_spectra(tile) else short).take(
-            rng.integers(len(whole), size=ROWS)
+            rng.integers(len(whole), size=rows)
         )
         table = identify(table, tile)
         path = parquet_path(tile, parquet_folder(results, tile))
@@ -129,7 +129,7 @@ def write_part(results: Path, tiles: Sequence[Tile], pool: Path) -> None:
         marker = {
             **tile_keys(tile),
             "outcome": "converted",
-            "n_rows": ROWS,
+            "n_rows": rows,
             "bytes_parquet": path.stat().st_size,
             "sha256": hashlib.sha256(tile.name.encode()).hexdigest(),
         }

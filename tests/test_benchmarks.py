@@ -31,7 +31,9 @@ def test_everything_that_is_missing_is_named_at_once(
     assert "bash" not in str(ended.value)
 
 
-@pytest.mark.parametrize("name", ["fusion", "transfer", "scale", "query", "endurance", "run"])
+@pytest.mark.parametrize(
+    "name", ["fusion", "transfer", "scale", "query", "training", "endurance", "run"]
+)
 def test_a_benchmark_looks_for_what_it_needs_before_all_else(
     benchmark: Any, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -162,7 +162,7 @@ def test_another_process_connects_anew_and_a_forked_one_says_that_it_cannot_read
     np.testing.assert_array_equal(there.flux, spectra.flux)
     monkeypatch.setattr("os.getpid", lambda: 0)
     with pytest.raises(RuntimeError, match="multiprocessing_context='spawn'"):
-        spectra.read(["flux"])
+        spectra.pieces(["flux"])
 
 
 def test_a_file_that_was_replaced_is_not_mixed_with_the_old_one(

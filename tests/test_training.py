@@ -113,9 +113,9 @@ def test_no_more_than_the_buffer_is_read_at_once(
     dataset = parquet(joined, buffer=16)
     read, sizes = dataset._read, []
 
-    def note(chosen: Any, sequence: Any) -> Any:
+    def note(chosen: Any) -> Any:
         sizes.append(len(chosen))
-        return read(chosen, sequence)
+        return read(chosen)
 
     monkeypatch.setattr(dataset, "_read", note)
     several: Iterator[Any] = iter(dataset)

@@ -183,10 +183,16 @@ class ParquetSpectra(IterableDataset[dict[str, Any]]):
             sequence = np.arange(len(chosen))
             if self._shuffle:
                 np.random.default_rng([self._seed, epoch, first + start]).shuffle(sequence)
-            samples = self._read(chosen, sequence)
-            for i in range(max(begin - start, 0), len(chosen)):
+            pieces, ends = self._read(chosen)
+            for i in sequence[max(begin - start, 0) :]:
                 self._taken[worker] += 1
-                yield {name: values[i] for name, values in samples.items()}
+                piece = int(np.searchsorted(ends, i, side="right"))
+                row = i - ends[piece]  # from the end of its piece
+                # a copy: torch takes no array that cannot be written, and a view would keep all
+                yield {
+                    name: values[row].copy() if values.ndim > 1 else values[row]
+                    for name, values in pieces[piece].items()
+                }
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the iteration is, so that another process can go on with the next sample.
@@ -267,12 +273,17 @@ class ParquetSpectra(IterableDataset[dict[str, Any]]):
         places = np.random.default_rng([self._seed, epoch]).permutation(n_groups)
         return np.argsort(places[self._groups], kind="stable")
 
-    def _read(self, chosen: Array, sequence: Array) -> dict[str, Array]:
-        """Read targets, and put them in a sequence."""
+    def _read(self, chosen: Array) -> tuple[list[dict[str, Array]], Array]:
+        """Read targets, in pieces as they were decoded; return these, and where each ends."""
         part = self._spectra[chosen]
-        arrays = part.read(self._pixels, join=self._join) if self._pixels else {}
-        arrays |= {name: _scalar(part, name) for name in self._scalars}
-        return {name: arrays.pop(name)[sequence] for name in list(arrays)}
+        scalars = {name: _scalar(part, name) for name in self._scalars}
+        if not self._pixels:
+            return [scalars], np.array([len(part)])
+        pieces = part.pieces(self._pixels, join=self._join)
+        ends = np.cumsum([len(next(iter(piece.values()))) for piece in pieces])
+        for piece, end, start in zip(pieces, ends, [0, *ends], strict=False):
+            piece |= {name: values[start:end] for name, values in scalars.items()}
+        return pieces, ends
 
 
 class CachedSpectra(Dataset[dict[str, Any]]):
@@ -409,7 +420,8 @@ def _write_cache(
     for name, values in arrays.items():
         np.save(folder / f"{name}.npy", values)
     for start in range(0, len(spectra), BLOCK) if pixels else ():
-        part = spectra[start : start + BLOCK].read(pixels, join=join)
+        pieces = spectra[start : start + BLOCK].pieces(pixels, join=join)
+        part = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
         if not start:
             size = sum(len(spectra) * values[0].nbytes for values in part.values())
             free = shutil.disk_usage(folder).free

@@ -103,7 +103,7 @@ def to_specutils(
     )
 
 
-def to_matrix(column: pa.ChunkedArray, name: str) -> npt.NDArray[Any]:
+def to_matrix(lists: pa.Array, name: str) -> npt.NDArray[Any]:
     """Return lists of equal length as an array of shape (n, length).
 
     Raises
@@ -111,7 +111,6 @@ def to_matrix(column: pa.ChunkedArray, name: str) -> npt.NDArray[Any]:
     ValueError
         Where they differ in length, or one is missing.
     """
-    lists = column.combine_chunks()
     lengths = np.unique(pc.fill_null(pc.list_value_length(lists), 0).to_numpy())
     if len(lengths) > 1:
         raise ValueError(

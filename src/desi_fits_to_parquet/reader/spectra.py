@@ -414,8 +414,8 @@ class Spectra:
             if name == "resolution" and joined:
                 raise ValueError("resolution: a joined spectrum has none; arm('b').resolution does")
 
-    def read(self, names: Sequence[str], *, join: bool = True) -> dict[str, Array]:
-        """Read columns of pixels of all spectra anew, in memory of its own, and keep none.
+    def pieces(self, names: Sequence[str], *, join: bool = True) -> list[dict[str, Array]]:
+        """Read columns of pixels of all spectra anew, and keep none.
 
         Parameters
         ----------
@@ -427,24 +427,66 @@ class Spectra:
 
         Returns
         -------
-        dict
-            Arrays of shape (n, npix) by column.
+        list of dict
+            Arrays of shape (n, npix) by column, not to be written to: of some spectra after the
+            other, as they were decoded.
         """
-        if join or len(self._prefixes) == 1:
-            return self._read(self._rows, names)
-        return self._read_apart(self._rows, names)
+        self._check({*names})
+        return self._read_pieces(self._rows, names, join)
 
     def _read(self, rows: pa.Table, names: Sequence[str]) -> dict[str, Array]:
         """Read columns of pixels of some rows, their arms joined."""
-        prefixes = self._prefixes
-        if len(prefixes) == 1:
-            arrays = self._read_apart(rows, names)
-            return {name: arrays[f"{prefixes[0]}{name}"] for name in names}
+        pieces = self._read_pieces(rows, names, join=True)
+        columns = pieces[0] if pieces else ()
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in columns}
+
+    def _read_pieces(
+        self, rows: pa.Table, names: Sequence[str], join: bool
+    ) -> list[dict[str, Array]]:
+        """Read columns of pixels of some rows; learn the wavelengths that are not known."""
+        known, prefixes = self._collection.wavelengths, self._prefixes
+        joined = join and len(prefixes) > 1
         widths = {"lsf"} & {*names}
-        wanted = ("flux", "ivar", "mask", *widths) if names else ()
-        arrays = self._read_apart(rows, wanted)
-        if not names:
-            return {}
+        wanted = ("flux", "ivar", "mask", *widths) if joined and names else names
+        unknown = [prefix for prefix in prefixes if prefix not in known]
+        columns = [f"{prefix}{name}" for prefix in prefixes for name in wanted]
+        if not (unknown or columns):
+            return []
+        files, numbers, sizes = (rows[name].to_pylist() for name in PLACE)
+        table = self._collection.tree.read_rows(
+            files, numbers, sizes, [*(f"{prefix}wavelength" for prefix in unknown), *columns]
+        )
+        for prefix in unknown:
+            grids = convert.to_matrix(table[f"{prefix}wavelength"].combine_chunks(), "wavelength")
+            if (grids != grids[0]).any():
+                raise ValueError(
+                    f"{self._collection.tree.place}: its spectra are not on one wavelength grid"
+                )
+            known[prefix] = grids[0]
+        pieces = []
+        for batch in table.select(columns).to_batches() if columns else ():
+            arrays = {column: convert.to_matrix(batch[column], column) for column in columns}
+            for column, values in arrays.items():
+                npix = len(known[column[:2] if column[:2] in known else ""])
+                if column.endswith("resolution") and values.shape[1] % npix == 0:
+                    arrays[column] = values.reshape(len(values), -1, npix)
+                elif values.shape[1] != npix:
+                    raise ValueError(
+                        f"{self._collection.tree.place}: {column} of {values.shape[1]} pixels, the "
+                        f"grid has {npix}; the tiles were made with different settings"
+                    )
+            if joined:
+                arrays = self._join(arrays)
+            elif len(prefixes) == 1 and join:
+                arrays = {name: arrays[f"{prefixes[0]}{name}"] for name in names}
+            pieces.append(arrays)
+        return pieces
+
+    def _join(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """Join the arms of some spectra as the workflow does."""
+        prefixes = self._prefixes
+        widths = ["lsf"] if f"{prefixes[0]}lsf" in arrays else []
+        wanted = ("flux", "ivar", "mask", *widths)
         parts = {name: [arrays[f"{prefix}{name}"] for prefix in prefixes] for name in wanted}
         known = self._collection.wavelengths
         grid = join_grids([known[prefix] for prefix in prefixes])
@@ -457,37 +499,6 @@ class Spectra:
             "lsf": combine_widths(grid, parts["lsf"], parts["ivar"]) if widths else None,
         }
         return {name: value for name, value in every.items() if value is not None}
-
-    def _read_apart(self, rows: pa.Table, names: Sequence[str]) -> dict[str, Array]:
-        """Read columns of pixels, of each arm in use; learn the wavelengths that are not known."""
-        known, prefixes = self._collection.wavelengths, self._prefixes
-        unknown = [prefix for prefix in prefixes if prefix not in known]
-        columns = [f"{prefix}wavelength" for prefix in unknown]
-        columns += [f"{prefix}{name}" for prefix in prefixes for name in names]
-        if not columns:
-            return {}
-        files, numbers, sizes = (rows[name].to_pylist() for name in PLACE)
-        table = self._collection.tree.read_rows(files, numbers, sizes, columns)
-        for prefix in unknown:
-            grids = convert.to_matrix(table[f"{prefix}wavelength"], "wavelength")
-            if (grids != grids[0]).any():
-                raise ValueError(
-                    f"{self._collection.tree.place}: its spectra are not on one wavelength grid"
-                )
-            known[prefix] = grids[0]
-        arrays = {
-            column: convert.to_matrix(table[column], column) for column in columns[len(unknown) :]
-        }
-        for column, values in arrays.items():
-            npix = len(known[column[:2] if column[:2] in known else ""])
-            if column.endswith("resolution") and values.shape[1] % npix == 0:
-                arrays[column] = values.reshape(len(values), -1, npix)
-            elif values.shape[1] != npix:
-                raise ValueError(
-                    f"{self._collection.tree.place}: {column} of {values.shape[1]} pixels, the "
-                    f"grid has {npix}; the tiles were made with different settings"
-                )
-        return arrays
 
     def need_some(self) -> None:
         """Raise ValueError where there is no spectrum."""
