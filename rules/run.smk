@@ -38,8 +38,10 @@ from desi_fits_to_parquet.run.snakemake import (
     before_the_graph,
     begin,
     jobs_to_do,
+    kill_jobs,
     screens,
 )
+from desi_fits_to_parquet.run.stop import Stop
 from desi_fits_to_parquet.run.summary import living_run
 from desi_fits_to_parquet.run.watch import SKIM_RULE, TILE_RULES, watch_run
 
@@ -66,7 +68,9 @@ try:
 except UnknownSnakemake as error:
     sys.exit(str(error))
 
+STOP = Stop()
 if workflow.is_main_process:
+    STOP.catch()
     os.environ[RUN_ID] = uuid4().hex
     try:
         # here and not as the run begins, so that a dry run refuses what the run would
@@ -112,11 +116,8 @@ onstart:
     # What keeps a run from beginning ends it here in one line, not as a failed job.
     needed = {job.rule.name for job in jobs_to_do(workflow)}
     try:
-        end_run = begin(
-            workflow,
-            SNAKEMAKE_TESTED,
-            partial(end_waiting, Path(RESULTS), os.environ[RUN_ID]),
-        )
+        STOP.catch()  # Snakemake has taken SIGTERM since
+        finish = begin(workflow, SNAKEMAKE_TESTED)
         renew_lock = take_lock()
         remove_leftovers(Path(RESULTS), tiles_to_do())
         notes = [LOW_NOTE, OUTAGE]
@@ -128,8 +129,15 @@ onstart:
             probe_archive(config["archive"])
     except (ArchiveUnreachable, UnknownSnakemake) as error:
         sys.exit(f"Stopped before the first job: {error}")
+
+    def end_run():
+        """Let the tiles finish that were begun; one that waits for the archive ends now."""
+        finish()
+        end_waiting(Path(RESULTS), os.environ[RUN_ID])
+
+    watch = None
     if needed.intersection(["discover_tiles", *TILE_RULES, SKIM_RULE]):
-        watch_run(
+        watch = watch_run(
             logger,
             screens(),
             config,
@@ -139,3 +147,15 @@ onstart:
             renew_lock,
             markers=SKIMMED if needed & {"skim", SKIM_RULE} else VALIDATED,
         )
+    STOP.arm(end_run, partial(kill_jobs, workflow), Path(RESULTS), watch)
+
+
+# with Ctrl-C's or SIGTERM's own exit code where one of them ended the run
+
+
+onsuccess:
+    STOP.leave()
+
+
+onerror:
+    STOP.leave()

@@ -34,7 +34,9 @@ MAY_IMPORT = {
         *("vocabulary", "archive", "discover", "download", "record", "validate", "report", "skim"),
     },
     "simulate": {"vocabulary", "formats", "archive", "run"},
-    "command": {"vocabulary", "formats", "download", "fuse", "validate", "reader"},
+    "command": {
+        *("vocabulary", "formats", "download", "fuse", "validate", "reader", "run.stop"),
+    },
     "cli": {"vocabulary", "command", "explorer", "run", "simulate"},
     "__main__": {"cli"},
 }

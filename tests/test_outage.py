@@ -114,12 +114,14 @@ def test_waiting_jobs_end_with_their_run_however_it_ends(service: Service, tmp_p
         runs.add(run)
         return new
 
-    for end in (lambda pid: os.kill(pid, signal.SIGTERM), control_c):
+    for end, code in ((lambda pid: os.kill(pid, signal.SIGTERM), 143), (control_c, 130)):
         with work.running(service.endpoint, PATIENCE) as run:
             wait_until(waits)
             end(run.pid)
-            run.communicate(timeout=60)
-        assert run.returncode != 0
+            text, _ = run.communicate(timeout=60)
+        assert run.returncode == code, text
+        for word in ("Traceback", "Error in rule", "crashed"):
+            assert word not in text
         assert work.markers() == {}
     with work.running(service.endpoint, PATIENCE) as killed:
         wait_until(waits)

@@ -38,6 +38,7 @@ from desi_fits_to_parquet.run.snakemake import (
     is_tested,
     screens,
 )
+from desi_fits_to_parquet.run.stop import NAMES, Stop
 
 
 @pytest.fixture
@@ -48,10 +49,13 @@ def as_it_was() -> Iterator[None]:
         patch.setattr(SnakemakeJob, "is_pipe_or_service_input", NO_PIPE)
         patch.setattr(DAG, "check_output_mtime", CHECK_TIMES)
         patch.setattr(_IOFile, "is_newer", IS_NEWER)
-        threshold, handler = gc.get_threshold(), signal.getsignal(signal.SIGTERM)
+        threshold = gc.get_threshold()
+        handlers = {number: signal.getsignal(number) for number in NAMES}
         yield
         gc.set_threshold(*threshold)
-        signal.signal(signal.SIGTERM, handler)
+        signal.set_wakeup_fd(-1)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 NO_PIPE = SnakemakeJob.is_pipe_or_service_input
@@ -226,7 +230,7 @@ class Ready:
 
 
 def test_snakemakes_handler_of_sigterm_waits_for_a_lock_of_its_own_thread_and_here_does_not(
-    as_it_was: None,
+    as_it_was: None, tmp_path: Path
 ):
     released, ended = threading.Event(), threading.Event()
     scheduler = scheduler_with()
@@ -251,8 +255,9 @@ def test_snakemakes_handler_of_sigterm_waits_for_a_lock_of_its_own_thread_and_he
     scheduler._lock = Lock()
     scheduler.job_selector = list
     scheduler.exit_gracefully = lambda *args: JobScheduler.exit_gracefully(scheduler, *args)
-    workflow = SimpleNamespace(scheduler=scheduler, dag=Graph(set(), {}))
-    begin(workflow, True, ended.set)
+    stop = Stop()
+    stop.arm(scheduler.exit_gracefully, ended.set, tmp_path, None)
+    stop.catch()
     with scheduler._lock:
         with pytest.raises(RecursionError):
             scheduler.exit_gracefully(signal.SIGTERM, None)
@@ -260,7 +265,10 @@ def test_snakemakes_handler_of_sigterm_waits_for_a_lock_of_its_own_thread_and_he
         assert not released.is_set()
     assert released.wait(20)
     assert scheduler._user_kill == "graceful"
-    assert ended.wait(20), "jobs that wait are not told"
+    assert not ended.is_set(), "jobs are killed the second time alone"
+    with pytest.raises(SystemExit) as left:
+        stop.leave()
+    assert left.value.code == 143
 
 
 def test_lock_of_snakemakes_scheduler_lets_no_thread_in_twice(as_it_was: None):
@@ -319,7 +327,7 @@ def test_unknown_version_is_left_as_it_is_with_one_line_that_says_so(
     assert "left out" in line
     scheduler = scheduler_with(job_selector=list)
     workflow.scheduler, workflow.dag = scheduler, Graph(set(), {})
-    begin(workflow, False, list)
+    begin(workflow, False)
     assert scheduler.job_selector is list
 
 
@@ -344,7 +352,7 @@ def test_unknown_version_is_told_of_by_the_run_and_not_by_its_jobs(
 def test_unknown_version_does_no_jobs_in_groups(settings: dict[str, Any], as_it_was: None):
     workflow = SimpleNamespace(scheduler=scheduler_with(job_selector=list), **settings)
     with pytest.raises(UnknownSnakemake, match=r"jobs in groups .* twice; install 9\.27"):
-        begin(workflow, False, list)
+        begin(workflow, False)
 
 
 def test_version_that_lacks_what_a_run_cannot_do_without_is_refused_and_named(
@@ -414,6 +422,28 @@ def test_tile_that_is_begun_is_finished_before_another_is():
     stages = [job.stage for job in order]
     assert stages == ["download", "fuse", "validate"] * 10
     assert [order[i].tile for i in range(0, 30, 3)] == [order[i].tile for i in range(2, 30, 3)]
+
+
+def test_run_that_is_ending_finishes_the_tiles_that_it_began_and_no_other():
+    graph, running = graph_of(range(100)), set[Job]()
+    order: list[Job] = []
+    ending, ended = threading.Event(), threading.Event()
+    choose = choose_followers_too(
+        lambda jobs: [max(jobs, key=lambda job: job.priority)],
+        graph, running, ending.is_set, ended.set,
+    )  # fmt: skip
+    while chosen := choose({next(job for job in graph.ready_jobs if job.stage == "download")}):
+        order += chosen
+        graph.ready_jobs.difference_update(chosen)
+        running.update(chosen)
+        if order[-1].stage == "download" and len(order) > 3:
+            ending.set()
+            assert choose(set(graph.ready_jobs)) == []
+            assert not ended.is_set(), "while a job runs its followers may come"
+        running.clear()
+        graph.finish(order[-1])
+    assert [job.stage for job in order] == ["download", "fuse", "validate"] * 2
+    assert ended.is_set()
 
 
 def test_tiles_that_a_run_before_left_half_done_come_first():

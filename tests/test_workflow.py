@@ -1,6 +1,7 @@
 """The workflow as its users run it: Snakemake in a process, over an S3 service on loopback."""
 
 import http.server
+import io
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import pexpect
 import pyarrow.parquet as pq
 import pytest
 from running import BUCKET, CORES, PREFIX, Work, checkout, folder_of, write_tile
@@ -24,6 +26,7 @@ from running import BUCKET, CORES, PREFIX, Work, checkout, folder_of, write_tile
 from desi_fits_to_parquet.outcomes import OUTCOMES
 from desi_fits_to_parquet.paths import CATALOG, COLLECTION, marker_path, parquet_folder
 from desi_fits_to_parquet.run.repair import find_damaged
+from desi_fits_to_parquet.run.stop import AGAIN_S
 from desi_fits_to_parquet.simulate.archive import flip_bit, truncate
 from desi_fits_to_parquet.simulate.serve import put_object, serve_archive
 from desi_fits_to_parquet.tile import Tile
@@ -396,29 +399,57 @@ def test_run_ends_with_what_is_missing_where_the_disk_is_too_small(work: Work, f
     assert {t: m["outcome"] for t, m in work.markers().items()} == EXPECTED
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_stopped_run_ends_within_seconds_and_leaves_nothing_half_done(
-    work: Work, finished: Finished, name: str
+def stop(work: Work, endpoint: str, code: int, end: Callable[["pexpect.spawn[str]"], None]) -> str:
+    """Begin a run on a terminal, end it when it has begun a tile; return what stood there."""
+    begun = work.begun_jobs()
+    command, *arguments = work.command(endpoint)
+    terminal = pexpect.spawn(
+        command, arguments, cwd=str(work.folder), encoding="utf-8", dimensions=(40, 200)
+    )
+    terminal.logfile_read = io.StringIO()
+    with terminal:
+        while work.begun_jobs() == begun:
+            with suppress(pexpect.TIMEOUT):
+                terminal.read_nonblocking(10_000, 0.02)
+        end(terminal)
+        terminal.expect(pexpect.EOF, timeout=60)  # a hang fails here
+    text = terminal.logfile_read.getvalue()
+    assert terminal.exitstatus == code, text
+    assert text.count(": running tiles finish, no more are begun; ") == 1
+    for word in ("Traceback", "Error", "crashed", "KeyboardInterrupt", "Terminating processes"):
+        assert word not in text, text
+    *_, last = text.strip().splitlines()
+    assert last.startswith("To go on: ")
+    assert "-m snakemake --cores" in last
+    assert work.leftovers() == []
+    assert list(work.results.glob("fits/*/*/*")) == []
+    return text
+
+
+def test_stopped_run_finishes_its_tiles_or_ends_at_once_leaves_nothing_and_goes_on(
+    work: Work, finished: Finished
 ):
     for tile, outcome in EXPECTED.items():
         if outcome in ("converted", "no_targets"):
             work.forget(tile)
-    begun = work.begun_jobs()
-    with subprocess.Popen(
-        work.command(finished.endpoint), cwd=work.folder, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    ) as process:  # fmt: skip
-        pause = threading.Event()
-        while process.poll() is None and work.begun_jobs() == begun:
-            pause.wait(0.02)
-        os.kill(process.pid, getattr(signal, name))
-        text, _ = process.communicate(timeout=60)  # a hang fails here
-    assert process.returncode != 0
-    assert "Traceback" not in text, text
-    assert list(work.results.rglob("*.part")) == []
+    done = len(work.markers())
+    text = stop(work, finished.endpoint, 130, lambda terminal: terminal.sendintr())
+    assert "stopped by Ctrl-C" in text
+    assert done < len(work.markers()) < len(EXPECTED)
+
+    def twice(terminal: "pexpect.spawn[str]") -> None:
+        terminal.sendintr()
+        terminal.expect_exact("Ctrl-C again ends at once.")
+        threading.Event().wait(1.2 * AGAIN_S)
+        terminal.sendintr()
+
+    done = len(work.markers())
+    stop(work, finished.endpoint, 130, twice)
+    assert len(work.markers()) == done
+    text = stop(work, finished.endpoint, 143, lambda terminal: terminal.kill(signal.SIGTERM))
+    assert "stopped by SIGTERM" in text
     work.run(finished.endpoint, *WITHOUT_REPORT)
     assert work.parquet() == finished.work.parquet()
-    assert work.leftovers() == []
 
 
 def test_results_moved_elsewhere_are_still_done(work: Work, finished: Finished):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from desi_fits_to_parquet.command.stopped import Stopped
+from desi_fits_to_parquet.run.stop import COMMAND, command_text
 from desi_fits_to_parquet.workflow import workflow_folder
 
 _SNAKEFILE = ("-s", "--snakefile")
@@ -34,6 +35,7 @@ def run_snakemake(arguments: Sequence[str]) -> NoReturn:
             "without --no-deps, or in a clone make env and .venv/bin/desi-fits-to-parquet"
         )
     sys.stdout.flush()
+    os.environ.setdefault(COMMAND, command_text())  # what goes on with a run that was stopped
     command = [sys.executable, "-m", "snakemake", *complete(arguments, workflow_folder())]
     os.execv(sys.executable, command)  # noqa: S606  (what the user typed, without a shell)
 

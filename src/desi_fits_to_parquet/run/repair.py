@@ -10,7 +10,7 @@ from typing import NamedTuple
 from desi_fits_to_parquet.columns import kinds_used
 from desi_fits_to_parquet.files import read_json, sha256_of
 from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES, OUTCOMES
-from desi_fits_to_parquet.paths import fits_folder, marker_path, parquet_folder, parquet_path
+from desi_fits_to_parquet.paths import SKIM, fits_folder, marker_path, parquet_folder, parquet_path
 from desi_fits_to_parquet.records import PROVENANCE_KEY, Marker, TileKeys, tile_keys
 from desi_fits_to_parquet.run.markers import layout_of, tile_markers
 from desi_fits_to_parquet.settings import Settings, settings_fingerprint
@@ -293,6 +293,18 @@ def remove_leftovers(results: Path, busy: Collection[Tile]) -> None:
     for unfinished in ("fits/*/*/.*.part", "parquet/*/dataset/*/*/.*.part"):
         for path in results.glob(unfinished):
             _remove_folder(path)
+
+
+def remove_unfinished(results: Path) -> None:
+    """Remove the FITS of all tiles, and what killed jobs of this machine left under other names."""
+    for folder in results.glob("fits/*/*/*"):
+        _remove_folder(folder)
+    for place in ("", "report/", "*/*/*/", "parquet/*/dataset/*/*/", f"{SKIM}/**/"):
+        for path in results.glob(f"{place}.*.part"):
+            if path.is_file():
+                path.unlink()
+            else:
+                _remove_folder(path)
 
 
 def _remove_folder(folder: Path) -> None:

@@ -12,16 +12,20 @@ import inspect
 import logging
 import signal
 from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import cache
-from threading import Thread
+from contextlib import suppress
+from functools import cache, partial
+from threading import Event
 from typing import Any, NamedTuple, TextIO
 
+import psutil
 import snakemake.api  # before its other modules, which import each other in a circle
 from snakemake.dag import DAG
 from snakemake.io import _IOFile as SnakemakeFile
 from snakemake.jobs import GroupJob, GroupJobFactory
 from snakemake.jobs import Job as SnakemakeJob
 from snakemake.logging import logger
+
+from desi_fits_to_parquet.run.stop import NAMES
 
 TESTED = "9.27"
 """The version of Snakemake that `make test` and `make test-slurm` were run with."""
@@ -78,13 +82,19 @@ GRAPH = (
     Place("workflow:Workflow.dryrun"),
 )
 
+ENDING = (
+    Place("scheduling.job_scheduler:JobScheduler.run", "self jobs executor"),
+    Place("scheduling.job_scheduler:JobScheduler._executor"),
+    Place("workflow:Workflow.local_exec"),
+)
+
 GROUPING = (
     Place("jobs:GroupJobFactory.new", "self id jobs resources"),
     Place("jobs:GroupJob", "id jobs global_resources"),
     Place("dag:DAG.update_groups", "self"),
 )
 
-LOOKED_AT = (*NEEDED, *FASTER, *TIMES, *GRAPH, *GROUPING)
+LOOKED_AT = (*NEEDED, *FASTER, *TIMES, *GRAPH, *ENDING, *GROUPING)
 
 
 class UnknownSnakemake(Exception):
@@ -267,27 +277,8 @@ def force(workflow: Workflow, path: str) -> None:
     workflow.dag.forcefiles.add(path)
 
 
-def ending(workflow: Workflow, end_waiting: Callable[[], None]) -> Callable[..., None]:
-    """Return a function, and a handler of signals, that lets running jobs finish and begins none.
-
-    Jobs that wait for the archive do not finish soon: `end_waiting` ends them.
-
-    In a thread of its own: as Snakemake's own handler of SIGTERM, in the middle of the main
-    thread, it waits for ever for a lock that this thread holds (docs/upstream.md, "SIGTERM").
-    """
-
-    def end_run(*signal_and_frame: object) -> None:
-        Thread(target=end, daemon=True).start()
-
-    def end() -> None:
-        workflow.scheduler.exit_gracefully()
-        end_waiting()
-
-    return end_run
-
-
-def begin(workflow: Workflow, tested: bool, end_waiting: Callable[[], None]) -> Callable[..., None]:
-    """Prepare the scheduler, which is there when a run begins; SIGTERM ends the run from now on.
+def begin(workflow: Workflow, tested: bool) -> Callable[[], None]:
+    """Prepare the scheduler, which is there when a run begins.
 
     Parameters
     ----------
@@ -295,13 +286,13 @@ def begin(workflow: Workflow, tested: bool, end_waiting: Callable[[], None]) -> 
         Snakemake's.
     tested
         What `apply` returned.
-    end_waiting
-        Ends those jobs of this run that wait.
 
     Returns
     -------
     callable
-        See `ending`.
+        Lets the tiles finish that were begun, and begins none: for any thread but the main one,
+        which may hold a lock of the scheduler's (docs/upstream.md, "SIGTERM"). On a Snakemake that
+        is not known, the jobs finish that are running.
 
     Raises
     ------
@@ -313,17 +304,60 @@ def begin(workflow: Workflow, tested: bool, end_waiting: Callable[[], None]) -> 
             f"{_unknown()}. It may do jobs in groups (--groups, --group-components) twice; "
             f"install {TESTED}, or run without groups"
         )
-    end_run = ending(workflow, end_waiting)
-    signal.signal(signal.SIGTERM, end_run)
-    if tested:
-        scheduler = workflow.scheduler
-        scheduler.job_selector = choose_followers_too(
-            scheduler.job_selector, workflow.dag, scheduler.running
-        )
-    return end_run
+    scheduler = workflow.scheduler
+    if not tested:
+        return lambda: scheduler.exit_gracefully()
+    ending = Event()
+    scheduler.job_selector = choose_followers_too(
+        scheduler.job_selector,
+        workflow.dag,
+        scheduler.running,
+        ending.is_set,
+        scheduler.exit_gracefully,
+    )
+    scheduler.run = partial(_run_deaf, scheduler.run)
+    return ending.set
 
 
-def choose_followers_too(choose: Choice, graph: Any, running: Collection[Job]) -> Choice:
+def _run_deaf(run: Callable[..., None], *arguments: Any, **options: Any) -> None:
+    """Start jobs that get no Ctrl-C and no SIGTERM: these are for the run, which lets them finish.
+
+    What is blocked here is blocked in the threads that are begun here, and so in their processes.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, NAMES)
+    try:
+        run(*arguments, **options)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def kill_jobs(workflow: Workflow) -> None:
+    """Kill the jobs of this run; on a cluster, take them from the queue."""
+    if not workflow.local_exec:
+        workflow.scheduler._executor.cancel()
+    while jobs := _living_jobs():
+        for job in jobs:
+            with suppress(psutil.NoSuchProcess):
+                job.kill()
+        Event().wait(0.02)  # their shells are waited for in Snakemake's threads, not here
+
+
+def _living_jobs() -> list[Any]:
+    jobs = []
+    for job in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if job.status() != psutil.STATUS_ZOMBIE:
+                jobs.append(job)
+    return jobs
+
+
+def choose_followers_too(
+    choose: Choice,
+    graph: Any,
+    running: Collection[Job],
+    is_ending: Callable[[], bool] = lambda: False,
+    end: Callable[[], None] = lambda: None,
+) -> Choice:
     """Return a function that chooses as `choose` does, from more jobs: those of begun tiles too.
 
     To choose among 30,000 ready jobs takes too long, so Snakemake draws some at random and only
@@ -341,6 +375,10 @@ def choose_followers_too(choose: Choice, graph: Any, running: Collection[Job]) -
         `depending` on it.
     running
         The jobs that were started and did not finish yet.
+    is_ending
+        Whether no more tiles are to be begun: then those jobs alone are chosen that follow.
+    end
+        Ends the run; called when no tile is begun that is not finished.
     """
     waiting = {job for job in graph.ready_jobs if job.priority}  # left by a run before
     started: set[Job] = set()
@@ -349,8 +387,14 @@ def choose_followers_too(choose: Choice, graph: Any, running: Collection[Job]) -
         nonlocal started, waiting
         ready = graph.ready_jobs
         for job in started:
-            waiting.update(graph.depending.get(job, ()))
+            waiting.update(job for job in graph.depending.get(job, ()) if job.priority)
         waiting = {job for job in waiting if job in ready}
+        if is_ending():
+            sample = set()
+            if not waiting:
+                if not running:
+                    end()
+                return []
         chosen = choose(sample | waiting)
         started = {job for job in started if job in running}.union(chosen)
         return chosen

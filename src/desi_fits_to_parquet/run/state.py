@@ -33,6 +33,9 @@ FETCHING = ("download_tile", SKIM_RULE)
 MARKER_OF = {"validate_tile": marker_path, SKIM_RULE: skim_marker_path}
 """What ends a tile, and where its marker then is."""
 
+FINISHED = "finished"
+"""How what is said of a run begins that did all that it had to do."""
+
 
 @dataclass
 class State:
@@ -139,16 +142,14 @@ def finish_job(state: State, event: Mapping[str, Any]) -> None:
 def fail_job(state: State, event: Mapping[str, Any]) -> None:
     """Take note of a job that crashed, and of whether the disk is why."""
     rule, tile = state.jobs.pop(event["jobid"], (event["rule_name"], None))
+    if rule in FETCHING and waits_and_is_ended(state.results):
+        return
     state.failed_jobs += 1
     if tile is not None:
         state.crashed.add(tile)
     low = state.results / LOW_NOTE
     if rule in FETCHING and low.exists():
         state.stop = low.read_text()
-        return
-    waited = rule in FETCHING and read_outage(state.results)
-    if waited and (state.results / ENDING).exists():
-        state.crashed.discard(tile)  # it waited, and was ended with the run
         return
     try:  # what is allowed there says nothing of a disk that has failed
         (state.results / WRITABLE).touch()
@@ -158,6 +159,11 @@ def fail_job(state: State, event: Mapping[str, Any]) -> None:
         return
     name = f"{tile.name}: {rule}" if tile else rule
     note(state, f"{name} crashed; its log is {', '.join(event['log'])}")
+
+
+def waits_and_is_ended(results: Path) -> bool:
+    """Tell whether jobs that wait for the archive are being ended with their run."""
+    return (results / ENDING).exists() and read_outage(results) is not None
 
 
 def fail_group(state: State, event: Mapping[str, Any]) -> None:
@@ -215,4 +221,4 @@ def how_it_ended(summary: Summary, failed_jobs: int) -> str:
         return f"ended with {rest:,} tiles not done; the same command goes on from there"
     if failed_jobs:
         return f"ended, {failed_jobs} jobs crashed; the same command does them again"
-    return "finished" + (f", {summary.failed:,} tiles failed" if summary.failed else "")
+    return FINISHED + (f", {summary.failed:,} tiles failed" if summary.failed else "")

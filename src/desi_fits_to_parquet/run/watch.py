@@ -34,6 +34,7 @@ from desi_fits_to_parquet.run.notify import (
 from desi_fits_to_parquet.run.panel import Screen
 from desi_fits_to_parquet.run.state import (
     EVENTS,
+    FINISHED,
     SKIM_RULE,
     TILE_RULES,
     expect_tiles,
@@ -44,15 +45,20 @@ from desi_fits_to_parquet.run.state import (
     read_results,
     run_now,
     summary_now,
+    waits_and_is_ended,
 )
+from desi_fits_to_parquet.run.stop import command_text
 from desi_fits_to_parquet.run.summary import Summary, free_bytes, write_run
 from desi_fits_to_parquet.settings import Settings
 
 WRITE_S = 10.0
 """Seconds between two writings of what the run tells of itself."""
 
-KEPT_MESSAGES = ("Will exit", "Complete log")
+KEPT_MESSAGES = ("Complete log",)
 """How those of Snakemake's messages begin that are shown although they are no warnings."""
+
+LAST_S = 3.0
+"""So long a run that is ended at once waits for its view and its notification."""
 
 
 class _Step(NamedTuple):
@@ -119,6 +125,8 @@ class RunWatch(logging.Handler):
         self._inbox: queue.SimpleQueue[_Step | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._follow, name="progress", daemon=True)
         self._ended = False
+        self._silent = False
+        self._patience_s: float | None = None
 
     def start(self) -> None:
         """Begin."""
@@ -136,6 +144,8 @@ class RunWatch(logging.Handler):
         """Take one event of Snakemake."""
         event = record.__dict__.get("event")
         with self._going_on(f"Snakemake's event {event}"):
+            if self._silent:
+                return
             take = EVENTS.get(event) if event else None
             if take is None:
                 return
@@ -148,6 +158,22 @@ class RunWatch(logging.Handler):
                     "number of tiles", partial(expect_tiles, self._state, self._count_tiles())
                 )
                 self._counted = True
+
+    def say(self, text: str) -> None:
+        """Write a line on the screen of the run."""
+        self._put("line", partial(self._screen.say, text))
+
+    def stopped_by(self, name: str, at_once: bool = False) -> None:
+        """Take note that somebody stopped the run; `at_once` with its jobs."""
+        self._stopped = f"stopped by {name}"
+        if at_once:
+            self._silent, self._patience_s = True, LAST_S
+
+    def is_ended_with_its_run(self, record: logging.LogRecord) -> bool:
+        """Tell whether an error is that of a job which was ended because its run is stopped."""
+        if record.levelno < logging.ERROR or not self._stopped:
+            return False
+        return self._silent or waits_and_is_ended(self._state.results)
 
     def _complain(self, problem: str) -> None:
         self._put("problem", partial(note, self._state, problem))
@@ -254,7 +280,7 @@ class RunWatch(logging.Handler):
             return
         self._ended = True
         self._inbox.put(None)
-        self._thread.join()
+        self._thread.join(self._patience_s)
         self._take_rest()
         state, ended = self._state, self._stopped or "ended"
         with self._going_on("end"):
@@ -269,7 +295,13 @@ class RunWatch(logging.Handler):
         with self._going_on("end"):
             self._screen.end(self._summary())
         with self._going_on("end"):
-            self._sender.finish()
+            if not ended.startswith(FINISHED):
+                self._screen.say(f"To go on: {command_text()}")
+        with self._going_on("end"):
+            if self._patience_s is None:
+                self._sender.finish()
+            else:
+                self._sender.finish(self._patience_s)
         self._take_rest()
 
     def _take_rest(self) -> None:
@@ -282,7 +314,13 @@ class RunWatch(logging.Handler):
 class _OnlyProblems(logging.Filter):
     """Lets warnings and errors through; the view stands for the messages of single jobs."""
 
+    def __init__(self, watch: RunWatch) -> None:
+        super().__init__()
+        self._watch = watch
+
     def filter(self, record: logging.LogRecord) -> bool:
+        if self._watch.is_ended_with_its_run(record):
+            return False
         return record.levelno >= logging.WARNING or str(record.msg).startswith(KEPT_MESSAGES)
 
 
@@ -295,7 +333,7 @@ def watch_run(
     end_run: Callable[[], None],
     renew_lock: Callable[[], None],
     markers: str = VALIDATED,
-) -> None:
+) -> RunWatch:
     """Attach a `RunWatch` to Snakemake's logger, and let it stand for the messages of single jobs.
 
     With `--verbose` these messages are shown all the same, with `--quiet all` nothing is shown,
@@ -310,15 +348,21 @@ def watch_run(
         Those of its handlers that write on the screen.
     settings, addresses, count_tiles, end_run, renew_lock, markers
         See `RunWatch`.
+
+    Returns
+    -------
+    RunWatch
+        It follows the run from now on.
     """
     plain = logging.makeLogRecord({"levelno": logging.INFO, "msg": "shown?"})
     screen = screens[0] if screens and screens[0].filter(plain) else None
-    if screen is not None and logger.level > logging.DEBUG:
-        screen.addFilter(_OnlyProblems())
     stream = screen.stream if screen else None
     watch = RunWatch(settings, addresses, count_tiles, end_run, renew_lock, markers, stream, logger)
+    if screen is not None and logger.level > logging.DEBUG:
+        screen.addFilter(_OnlyProblems(watch))
     logger.addHandler(watch)
     watch.start()
+    return watch
 
 
 def _describe(settings: Settings) -> str:

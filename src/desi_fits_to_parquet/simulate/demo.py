@@ -16,6 +16,7 @@ from typing import Any
 
 from desi_fits_to_parquet.config import load_config
 from desi_fits_to_parquet.outcomes import OUTCOMES
+from desi_fits_to_parquet.run.stop import COMMAND, NAMES
 from desi_fits_to_parquet.simulate.archive import DEMO_PREFIXES, simulate_demo_archive
 from desi_fits_to_parquet.simulate.serve import serve_archive
 from desi_fits_to_parquet.tile import LAYOUTS, Tile
@@ -24,6 +25,9 @@ from desi_fits_to_parquet.workflow import workflow_folder
 WORKFLOW = workflow_folder()
 
 CONFIG = WORKFLOW / "config/demo.yaml"
+
+STOPPED = {128 + number for number in NAMES}
+"""Exit codes of a run that somebody stopped."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("\nInterrupted; the local S3 service is stopped.")
         return 130
+    if code in STOPPED:
+        say("The local S3 service is stopped.")
+        return code
     if code:
         say(f"The workflow failed (exit code {code}); its messages stand above.")
         return code
@@ -58,24 +65,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_snakemake(*arguments: str, archive: str) -> int:
-    """Run Snakemake with the demo's configuration; stop it first when this process is stopped."""
+    """Run Snakemake with the demo's configuration, to its end when this process is stopped too."""
     command = [
         sys.executable, "-m", "snakemake", *arguments,
         "--snakefile", str(WORKFLOW / "Snakefile"),
         "--configfile", str(CONFIG), "--config", f"archive={archive}",
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", COMMAND: "make demo"}
     process = subprocess.Popen(command, env=environment)  # noqa: S603  (the workflow itself)
+    # A terminal's Ctrl-C reaches it as well; it ends in order the first time, at once the second.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         return process.wait()
-    except BaseException:
-        # Ctrl-C reached it as well; it ends its jobs by itself, but not for longer than this
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        raise
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, _interrupt)
 
 
 def print_summary(summary: Mapping[str, Any], results: Path, seconds: float) -> None:
