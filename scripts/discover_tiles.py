@@ -6,11 +6,14 @@ from pathlib import Path
 from desi_fits_to_parquet.archive.errors import ArchiveUnreachable, NothingFound
 from desi_fits_to_parquet.discover import discover_tiles
 from desi_fits_to_parquet.run.job_log import job_log
+from desi_fits_to_parquet.run.skims import skim_differences
 
 
 def main(snakemake):
     config = snakemake.config
     with job_log(snakemake.log[0], "discover_tiles") as log:
+        if differences := skim_differences(config):
+            log.warning(differences)
         try:
             count = discover_tiles(
                 config["archive"],

@@ -16,11 +16,20 @@ from fault_server import Service, serve
 from simulated_archive import PREFIX, list_sources, simulate_objects
 
 from desi_fits_to_parquet.archive import link as archive_module
+from desi_fits_to_parquet.columns import kinds_used
 from desi_fits_to_parquet.discover import discover_tiles
 from desi_fits_to_parquet.download.tile import download_tile
+from desi_fits_to_parquet.files import write_json
 from desi_fits_to_parquet.fuse.tile import fuse_tile
-from desi_fits_to_parquet.paths import skim_folder
+from desi_fits_to_parquet.paths import skim_folder, skim_marker_path
 from desi_fits_to_parquet.records import SkimMarker
+from desi_fits_to_parquet.run.repair import OTHER_SETTINGS, UNREADABLE
+from desi_fits_to_parquet.run.skims import (
+    find_stale_skims,
+    refuse_own_skim,
+    skim_differences,
+    write_skim_summary,
+)
 from desi_fits_to_parquet.skim import skim_fingerprint, skim_tile
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.tiles_csv import read_tiles, write_tiles
@@ -62,8 +71,10 @@ def settings_for(
 def skim(service: Service, settings: dict[str, Any], tile: Tile = TILE) -> tuple[SkimMarker, Path]:
     results = Path(settings["results"])
     results.mkdir(parents=True, exist_ok=True)
-    sources = list_sources(tile, service.objects)
-    write_tiles(results / "tiles.csv", {tile: sources})
+    kinds = (*kinds_used(settings), "sha256sum")
+    listed = list_sources(tile, service.objects)
+    sources = {kind: listed[kind] for kind in kinds if kind in listed}
+    write_tiles(results / "tiles.csv", {tile: listed})
     marker = skim_tile(tile, sources, settings, "run", lambda: None)
     return marker, skim_folder(results, PREFIX.rstrip("/"), tile)
 
@@ -225,3 +236,59 @@ def test_the_fingerprint_changes_with_what_a_skim_depends_on_alone(
         ("skim", {"hdus": ["RESOLUTION"]}),
     ):
         assert fingerprint(section, values) != now
+
+
+def test_a_skim_that_is_not_what_a_run_would_make_now_is_made_again(
+    settings: dict[str, Any], service: Service, tmp_path: Path
+) -> None:
+    chosen = settings_for(settings, service.endpoint, tmp_path)
+
+    def problems(changed: dict[str, Any] = chosen) -> list[str]:
+        return [problem for _, problem in find_stale_skims(tmp_path, changed)]
+
+    def make() -> Path:
+        marker, folder = skim(service, chosen)
+        write_json(skim_marker_path(tmp_path, TILE), marker)
+        return folder
+
+    folder = make()
+    assert problems() == []
+    assert (
+        problems(settings_for(chosen, service.endpoint, tmp_path, transfer={"attempts": 1})) == []
+    )
+    wider = settings_for(chosen, service.endpoint, tmp_path, selection={"zwarn": None})
+    assert problems(wider) == [OTHER_SETTINGS]
+    (folder / TILE.file_name("emline")).unlink()
+    assert problems() == ["emline-main-dark-10000.fits of its skim is missing"]
+    (make() / "other.fits").write_text("x")
+    assert "'other.fits' does not belong in" in problems()[0]
+    with (make() / TILE.file_name("coadd")).open("ab") as stream:
+        stream.write(b"x")
+    assert problems() == ["coadd-main-dark-10000.fits of its skim has another size"]
+    make()
+    sources = list_sources(TILE, service.objects)
+    sources["coadd"]["etag"] = "0" * 32
+    write_tiles(tmp_path / "tiles.csv", {TILE: sources})
+    assert problems() == ["its files in the archive are others"]
+    skim_marker_path(tmp_path, TILE).write_text("{")
+    assert problems() == [UNREADABLE]
+
+
+def test_what_a_skim_was_made_without_is_said_before_it_is_converted(
+    settings: dict[str, Any], service: Service, tmp_path: Path
+) -> None:
+    chosen = settings_for(settings, service.endpoint, tmp_path, skim={"hdus": []})
+    marker, _ = skim(service, chosen)
+    write_json(skim_marker_path(tmp_path, TILE), marker)
+    write_skim_summary(tmp_path, chosen)
+    here = str(tmp_path / "skim")
+    assert skim_differences(chosen) == ""
+    assert skim_differences(settings_for(settings, here, tmp_path)) == ""
+    wider = settings_for(
+        settings, here, tmp_path, selection={"zwarn": None},
+        columns={"scores": True, "qso_qn": True},
+    )  # fmt: skip
+    said = skim_differences(wider)
+    assert "selection.zwarn was 0, is null; it has no qso_qn; it has no SCORES" in said
+    assert "which the target skim writes" in refuse_own_skim(wider)
+    assert refuse_own_skim(chosen) == ""

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 from desi_fits_to_parquet import __version__
 from desi_fits_to_parquet.archive.keys import archive_address
-from desi_fits_to_parquet.columns import kinds_used
+from desi_fits_to_parquet.columns import extra_hdus, kinds_used
 from desi_fits_to_parquet.files import read_json, sha256_of, write_atomically, write_json
 from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES, OUTCOMES
 from desi_fits_to_parquet.paths import (
@@ -46,6 +47,34 @@ def refuse_own_skim(settings: Settings) -> str:
             "give it a results folder of its own with --config results=..."
         )
     return ""
+
+
+def skim_differences(settings: Settings) -> str:
+    """Say what a skim that is the archive was made without, empty where it is none or has it all.
+
+    Raises
+    ------
+    ValueError
+        Where its `skim.json` is broken.
+    """
+    folder = archive_folder(settings["archive"])
+    if folder is None or not (folder / SKIM_SUMMARY).is_file():
+        return ""
+    made, wanted = read_json(folder / SKIM_SUMMARY)["settings"], skim_settings(settings)
+    found = [
+        f"selection.{key} was {json.dumps(made['selection'].get(key))}, is {json.dumps(value)}"
+        for key, value in wanted["selection"].items()
+        if made["selection"].get(key) != value
+    ]
+    for what, needed in (("files", wanted["files"]), ("hdus", extra_hdus(settings))):
+        if missing := [name for name in needed if name not in made[what]]:
+            found.append(f"it has no {', '.join(missing)}")
+    if not found:
+        return ""
+    return (
+        f"the archive {folder} is a skim, which holds what was selected when it was made and "
+        f"nothing else: {'; '.join(found)}"
+    )
 
 
 def find_stale_skims(results: Path, settings: Settings) -> list[Finding]:
