@@ -7,13 +7,15 @@ import duckdb
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from astropy.table import Table
+from astropy.table import QTable, Table
 from conftest import load_settings
 from fusion_tiles import changed, converted, write_tile
 
+from desi_fits_to_parquet.convert import to_astropy
 from desi_fits_to_parquet.fuse.parquet import ROW_GROUP
 from desi_fits_to_parquet.paths import parquet_folder
 from desi_fits_to_parquet.readers import read_astropy
@@ -109,15 +111,59 @@ def test_astropy_shows_units_and_descriptions(
         assert table["z"].meta["ucd"] == "src.redshift;meta.main"
 
 
-def test_the_rest_of_a_file_with_structs_is_read_for_astropy(tree: Path) -> None:
-    path = next(tree.rglob("main-dark-17.parquet"))
+def test_astropys_own_reader_has_no_place_for_structs(tree: Path) -> None:
     with pytest.raises(NotImplementedError, match="struct"):
-        # when this no longer raises, readers.py can go
-        Table.read(path, format="parquet.votable")
+        # when this no longer raises, docs/data-model.md says so
+        Table.read(next(tree.rglob("main-dark-17.parquet")), format="parquet.votable")
+
+
+@pytest.mark.filterwarnings("error")
+def test_read_astropy_gives_a_table_to_compute_with_and_to_write_to_fits(
+    tree: Path, tmp_path: Path
+) -> None:
+    path = next(tree.rglob("main-dark-17.parquet"))
+    rows = pq.ParquetFile(path).read()
     table = read_astropy(path)
-    assert "rrdetails" not in table.colnames
+    assert set(rows.column_names) - set(table.colnames) == {"rrdetails"}
+    flux = table["flux"]
+    assert (flux.shape, flux.dtype) == ((len(rows), 7751), np.float32)
+    np.testing.assert_array_equal(flux.value, np.stack(rows["flux"].to_numpy()))
+    assert (flux * table["wavelength"]).unit.is_equivalent("erg / (s cm2)")
+    assert table["mask"].dtype == np.int32
+    assert table["z"].description == "Redshift of the best fit (redrock)"
     assert table["flux_ivar_g"].unit.is_equivalent("Jy-2")
-    assert len(table["flux"][0]) == 7751
+    magnitudes = 22.5 - 2.5 * np.log10(rows["flux_r"].to_numpy())
+    np.testing.assert_allclose(table["flux_r"].to_value("mag(AB)"), magnitudes, atol=1e-3)
+    table.write(tmp_path / "table.fits")
+    again = QTable.read(tmp_path / "table.fits")
+    assert again["flux"].unit == flux.unit
+    np.testing.assert_array_equal(again["flux"].value, flux.value)
+
+
+@pytest.mark.filterwarnings("error")
+def test_read_astropy_reads_a_folder_and_the_columns_asked_for(tree: Path) -> None:
+    columns = ["survey", "program", "healpix", "targetid", "z"]
+    for folder in (tree, tree.parent):
+        table = read_astropy(folder, columns)
+        assert table.colnames == columns
+        assert sorted(table.as_array().tolist()) == expected(tree)
+    assert len(read_astropy(tree)["flux"]) == len(expected(tree))
+    empty = read_astropy(next(tree.rglob("main-bright-17.parquet")))
+    assert (len(empty), empty["flux"].unit.is_equivalent("erg/(s cm2 AA)")) == (0, True)
+
+
+def test_read_astropy_names_what_is_not_there(tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no Parquet file"):
+        read_astropy(tmp_path)
+    for column in ("rrdetails", "fluxes"):
+        with pytest.raises(ValueError, match=f"no column {column}"):
+            read_astropy(tree, ["z", column])
+
+
+def test_lists_of_unequal_length_end_in_masked_values() -> None:
+    table = to_astropy(pa.table({"mjd": [[1.0, 2.0], [], [3.0]]}))
+    assert table["mjd"].filled(0).tolist() == [[1, 2], [0, 0], [3, 0]]
+    assert table["mjd"].mask.tolist() == [[False, False], [True, True], [False, True]]
 
 
 def test_one_spectrum_is_found_without_reading_all(

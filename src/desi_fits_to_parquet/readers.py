@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,38 +9,67 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from desi_fits_to_parquet.convert import to_astropy
+
 if TYPE_CHECKING:
-    from astropy.table import Table
+    from astropy.table import QTable
 
 
-def read_astropy(path: Path | str) -> "Table":
-    """Read a tile's Parquet file as an astropy table, with units and descriptions.
+def read_astropy(path: Path | str, columns: Sequence[str] | None = None) -> "QTable":
+    """Read spectra as an astropy table, with units and descriptions.
 
-    astropy 8 has no place for a struct: `Table.read(path, format="parquet.votable")` stops at
-    `rrdetails` (NotImplementedError). This reads all other columns in that very format.
+    The spectra of one row are a row of a two-dimensional column, which can be computed with and
+    written to FITS. Columns that are structs (`rrdetails`), for which astropy has no place, are
+    left out. Fluxes of the Legacy Surveys, in the files in nanomaggies, are in uJy, the scale of
+    a unit in FITS being a power of ten: `table["flux_r"].to("mag(AB)")` gives magnitudes.
 
     Parameters
     ----------
     path
-        A file that this project wrote.
+        A tile's Parquet file; a folder, of which all such files are read; or the folder of the
+        results, which stands for its `parquet/`.
+    columns
+        Names of columns, by default all but structs. All of `flux`, `ivar`, `mask`, `wavelength`
+        take 155 kB a target.
 
     Returns
     -------
-    astropy.table.Table
-        One row a target; the spectra are arrays of their pixels.
-    """
-    from astropy.table import Table
+    astropy.table.QTable
+        One row a target, in the order of the files' names; `flux` is a quantity of shape
+        (n, npix). Where lists of a column differ in length, the shorter ones end in masked values.
 
-    with pq.ParquetFile(path) as source:
-        simple = [field.name for field in source.schema_arrow if not pa.types.is_struct(field.type)]
-        kept = source.read(simple)
-        metadata = {**(kept.schema.metadata or {}), **source.metadata.metadata}
-    metadata.pop(b"ARROW:schema", None)
-    copy = BytesIO()
-    pq.write_table(kept.replace_schema_metadata(metadata), copy)
-    copy.seek(0)
-    table = Table.read(copy, format="parquet.votable")
-    return table[simple]
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no such file, or no Parquet file below the folder.
+    ValueError
+        Where a column is asked for that is not there, or is a struct.
+    """
+    path = Path(path)
+    if (path / "parquet").is_dir():
+        path = path / "parquet"
+    files = [path] if not path.is_dir() else sorted(path.rglob("[!._]*.parquet"))
+    if not files:
+        raise FileNotFoundError(f"{path}: no Parquet file is in this folder")
+    tables = []
+    for file in files:
+        with pq.ParquetFile(file) as source:
+            schema = source.schema_arrow
+            simple = [field.name for field in schema if not pa.types.is_struct(field.type)]
+            if unknown := [name for name in columns or () if name not in simple]:
+                raise ValueError(
+                    f"{file} has no column {', '.join(unknown)} that astropy has a place for; "
+                    f"it has {', '.join(simple)}"
+                )
+            tables.append(source.read(simple if columns is None else list(columns)))
+    try:
+        table = pa.concat_tables(tables, promote_options="default")
+    except pa.ArrowInvalid as error:
+        raise ValueError(
+            f"{path}: its files were made with different settings ({error}); name one survey and "
+            "program, or the columns that they share"
+        ) from error
+    return to_astropy(table)
 
 
 def read_rows(

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from desi_fits_to_parquet import convert
 from desi_fits_to_parquet.paths import CATALOG, COLLECTION, partition
-from desi_fits_to_parquet.reader import convert
 from desi_fits_to_parquet.reader.sky import cone_condition
 from desi_fits_to_parquet.reader.spectra import PIXELS, PLACE, Collection, Spectra
 from desi_fits_to_parquet.reader.tree import Folder, Tree

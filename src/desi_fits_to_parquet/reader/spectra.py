@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from desi_fits_to_parquet.reader import convert, frame
+from desi_fits_to_parquet import convert
+from desi_fits_to_parquet.reader import frame
 from desi_fits_to_parquet.reader.tree import Tree
 from desi_fits_to_parquet.record.arms import CAMERAS, combine, join_grids
 from desi_fits_to_parquet.record.resolution import combine_widths

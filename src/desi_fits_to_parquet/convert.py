@@ -1,5 +1,6 @@
 """Tables and spectra in the objects of other libraries, with their units."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +38,13 @@ def to_astropy(
 ) -> "QTable":
     """Return a table for astropy: numbers with a unit are quantities, nulls are masked.
 
+    What the files hold in nanomaggies (3.631 uJy) is in uJy, so that the table can be written to
+    FITS, where the scale of a unit is a power of ten.
+
     Parameters
     ----------
     table
-        Columns of one value a row; the fields' metadata hold `unit` and `description`.
+        Columns of one value a row, or of a list; the fields' metadata hold `unit`, `description`.
     arrays
         Further columns, a row of the array for each of the table, and the field that tells of it.
     """
@@ -53,7 +57,11 @@ def to_astropy(
         metadata = field.metadata or {}
         result[name].description = metadata.get(b"description", b"").decode() or None
         if b"unit" in metadata and values.dtype.kind == "f":  # a quantity would be no integer
-            result[name].unit = to_unit(field)
+            unit = to_unit(field)
+            if math.log10(unit.scale) % 1:  # FITS has no units of 3.631 uJy
+                result[name] *= values.dtype.type(unit.scale)
+                unit = unit / unit.scale
+            result[name].unit = unit
     return QTable(result)
 
 
@@ -122,7 +130,16 @@ def to_matrix(lists: pa.Array, name: str) -> npt.NDArray[Any]:
 
 
 def _to_numpy(column: pa.ChunkedArray) -> npt.NDArray[Any]:
-    """Return a column as numpy has it; masked where there are nulls."""
+    """Return a column as numpy has it; masked where there are nulls, or a list ends before others.
+
+    A column of lists becomes an array of shape (n, longest).
+    """
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+        there = np.arange(lengths.max(initial=0)) < lengths[:, None]
+        matrix = np.zeros(there.shape, column.type.value_type.to_pandas_dtype())
+        matrix[there] = pc.list_flatten(column).to_numpy()
+        return matrix if there.all() else np.ma.array(matrix, mask=~there)
     missing = column.is_null().to_numpy()
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         values = np.array(column.fill_null("").to_pylist(), dtype=str)
