@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: help env reference lsdb torch slurm explorer check-explorer demo status test test-reference test-lsdb test-torch test-faults test-servers test-slurm test-browser fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query benchmark-training benchmark-run benchmark-endurance lint format lock clean
+.PHONY: help env reference lsdb torch slurm explorer check-explorer demo status test test-reference test-lsdb test-torch test-faults test-servers test-slurm test-browser fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query benchmark-training benchmark-run benchmark-endurance lint format lock clean benchmark-voids
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 22
@@ -126,6 +126,9 @@ benchmark-training: torch  ## measure spectra for PyTorch, beside Hugging Face d
 
 benchmark-endurance: env  ## convert 500 tiles under all faults, kills and outages at once (half an hour)
 	@$(BIN)/python benchmarks/endurance.py
+
+benchmark-voids: env  ## measure matching 1.5 million objects with voids (two minutes)
+	@$(BIN)/python benchmarks/voids.py
 
 lint: env  ## formatters and linters, as CI runs them
 	@$(BIN)/ruff format --check .

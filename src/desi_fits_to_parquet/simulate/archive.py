@@ -14,6 +14,9 @@ from desi_fits_to_parquet.tile import LAYOUTS, ORDER, Tile
 DEMO_PREFIXES = {"healpix": "dr1/spectro/redux/iron", "uniqpix": "dr3/spectro/redux/matterhorn"}
 """Folder of the production in the demo's archive, by layout."""
 
+DEMO_BRIGHT = tuple(Tile("main", "bright", pixel) for pixel in range(10000, 10006))
+"""The demo's tiles of the bright survey."""
+
 _OPTIONAL_KINDS = ("emline", "rrdetails")
 
 _DEMO_FAULTS = {
@@ -141,7 +144,8 @@ def _demo_plan() -> dict[tuple[str, str, int], dict[str, Any]]:
     plan: dict[tuple[str, str, int], dict[str, Any]] = {}
     for pixel in (5, *range(10000, 10013), 27247):
         plan["main", "dark", pixel] = dark.get(pixel, {})
-    for pixel in range(10000, 10006):  # quasars are rare among the bright targets
+    for tile in DEMO_BRIGHT:  # quasars are rare among the bright targets
+        pixel = tile.pixel
         plan["main", "bright", pixel] = {"quasar_share": 0.0 if pixel % 2 else 0.02}
     for pixel in (10000, 10256, 10257, 10258, 10259):
         plan["sv3", "dark", pixel] = {"quasar_share": 0.0} if pixel == 10258 else {}
