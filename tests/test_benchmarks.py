@@ -32,11 +32,7 @@ def test_everything_that_is_missing_is_named_at_once(
 
 
 @pytest.mark.parametrize(
-<<<<<<< HEAD
-    "name", ["fusion", "transfer", "scale", "query", "training", "endurance", "run"]
-=======
-    "name", ["fusion", "transfer", "scale", "query", "endurance", "run", "voids"]
->>>>>>> 0b5afe9 (examples/voids tells which galaxies lie in DESIVAST's voids: a grid join in DuckDB over all four kinds of its files, with edge, footprint and figure, checked against brute force; a simulated catalogue comes with the simulator)
+    "name", ["fusion", "transfer", "scale", "query", "training", "endurance", "run", "voids"]
 )
 def test_a_benchmark_looks_for_what_it_needs_before_all_else(
     benchmark: Any, monkeypatch: pytest.MonkeyPatch, name: str
