@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: help env reference lsdb torch slurm explorer check-explorer demo status test test-reference test-lsdb test-torch test-faults test-servers test-slurm test-browser fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query benchmark-training benchmark-run benchmark-endurance lint format lock clean benchmark-voids
+.PHONY: help env reference lsdb torch slurm explorer check-explorer demo status test test-reference test-lsdb test-torch test-faults test-servers test-slurm test-browser screenshots fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query benchmark-training benchmark-run benchmark-endurance lint format lock clean benchmark-voids
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 22
@@ -102,6 +102,9 @@ test-slurm: slurm  ## run the workflow on a real Slurm, which it installs and st
 # Chromium is Debian's package, which root gets where it is missing.
 test-browser: env $(VENV)/.browser demo  ## open what the demo made in headless Chromium: the explorer, the report
 	@$(BIN)/python -m pytest tests/browser/check_*.py
+
+screenshots: env $(VENV)/.browser demo  ## take the pictures of docs/images from the demo
+	@$(BIN)/python tests/browser/screenshots.py
 
 fuzz: env $(VENV)/.fuzz  ## feed broken files to the readers of FITS and HDF5 (Linux; FUZZ_SECONDS=120)
 	@$(BIN)/python tests/fuzz/fuzz_readers.py all --seconds $(or $(FUZZ_SECONDS),120)

@@ -91,6 +91,6 @@ def test_ci_begins_with_the_two_commands_of_the_readme_in_an_environment_of_thei
     promised = re.findall(r"^\$ make (\w+)", (REPOSITORY / "README.md").read_text(), re.M)
     ci = (REPOSITORY / ".ci/run").read_text()
     steps = re.findall(r"^ *step ([\w-]+)", ci, re.M)
-    assert steps[:2] == promised == ["demo", "test"]
+    assert steps[:2] == promised[:2] == ["demo", "test"]
     assert ci.index('rm -rf "$VENV"') < ci.index("step demo")
     assert f"/{re.search('VENV=(.*?) ', ci)[1]}/" in (REPOSITORY / ".gitignore").read_text()
