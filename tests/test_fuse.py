@@ -31,6 +31,7 @@ from fusion_tiles import (
     select,
     write_tile,
 )
+from numpy.lib.recfunctions import repack_fields
 
 from desi_fits_to_parquet.formats.hdf5 import open_hdf5
 from desi_fits_to_parquet.fuse.tile import fuse_tile
@@ -216,12 +217,44 @@ def test_best_fits_are_complete_and_in_order(
             source = details[f"zfit/{target}/zfit"][()]
             assert list(fits) == [
                 "spectype", "subtype", "z", "zerr", "zwarn", "chi2", "deltachi2", "npixels", "znum",
+                "coeff", "fitmethod",
             ]  # fmt: skip
+            assert set(fits.pop("fitmethod")) == {""}  # an older redrock
             assert fits["chi2"] == sorted(source["chi2"])
             rows = source[np.argsort(source["chi2"])]
             for name, values in fits.items():
                 wanted = [v.decode() if isinstance(v, bytes) else v for v in rows[name].tolist()]
                 assert values == wanted
+
+
+def test_best_fits_of_a_newer_redrock_say_how_they_were_made(
+    settings: Settings, tmp_path: Path
+) -> None:
+    folder = write_tile(
+        tmp_path / "in",
+        n_targets=8,
+        kinds=("coadd", "redrock", "rrdetails"),
+        redrock_columns="newer",
+    )
+    audited = changed(settings, transfer={"audit_fraction": 1})
+    fits = converted(folder, tmp_path / "out", audited)["rrdetails"].to_pylist()
+    assert fits
+    assert {method for one in fits for method in one["fitmethod"]} == {"PCA"}
+    assert {len(coeff) for one in fits for coeff in one["coeff"]} == {10}
+
+
+def test_fits_without_coefficients_have_empty_ones(
+    tile_folder: Path, broken: Path, settings: Settings, tmp_path: Path
+) -> None:
+    with h5py.File(broken / TILE.file_name("rrdetails"), "a") as details:
+        for target in details["zfit"]:
+            fits = details[f"zfit/{target}/zfit"][()]
+            del details[f"zfit/{target}/zfit"]
+            kept = [name for name in fits.dtype.names if name != "coeff"]
+            details[f"zfit/{target}/zfit"] = repack_fields(fits[kept])
+    audited = changed(settings, transfer={"audit_fraction": 1})
+    table = converted(broken, tmp_path / "out", audited)
+    assert {tuple(c) for one in table["rrdetails"].to_pylist() for c in one["coeff"]} == {()}
 
 
 def test_scans_are_those_of_their_target(
@@ -394,6 +427,8 @@ def test_real_best_fits_and_scans_are_read(real_data: Path) -> None:
     assert fits[1] is None
     assert scans[1] is None
     assert len(fits[0]["z"]) == 6
+    assert [len(coeff) for coeff in fits[0]["coeff"]] == 6 * [10]
+    assert fits[0]["coeff"][0][0] == pytest.approx(2585.2001, rel=1e-6)
     assert fits[2]["chi2"] == sorted(fits[2]["chi2"])
     assert scans[0]["template"] == ["GALAXY", "QSO:::HIZ"]
 

@@ -424,7 +424,9 @@ def _best_fits(details: Any, targetid: Array, kind: pa.DataType) -> list[dict[st
             continue
         table = details[path][()]
         table = table[np.argsort(table["chi2"], kind="stable")]
-        fits.append({member.name: table[member.name] for member in kind})
+        lacking = {"coeff": np.zeros((len(table), 0)), "fitmethod": np.zeros(len(table), "S1")}
+        lacking |= {name: table[name] for name in table.dtype.names}
+        fits.append({member.name: lacking[member.name] for member in kind})
     return fits
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 from urllib.parse import unquote, urlsplit
 
-OUTPUT_VERSION = 2
+OUTPUT_VERSION = 3
 """To be raised when the same settings and files give another Parquet: all tiles are then redone."""
 
 

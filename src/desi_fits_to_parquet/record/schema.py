@@ -184,15 +184,21 @@ def record_fields(settings: Settings) -> tuple[Field, ...]:
     return (*fields, *_spectra_fields(settings["spectra"]))
 
 
+FITS_OPTIONAL = ("coeff", "fitmethod")
+"""Columns of redrock's tables of fits that not all of its versions write."""
+
+
 def fits_type() -> pa.DataType:
     """Return the type of `rrdetails`: a struct of lists of equal length, an item a fit.
 
     A list of structs would say the same, but LSDB refuses it; this it opens as a nested column.
+    Files lack `FITS_OPTIONAL` where they are older or newer: such a list is empty then, or text.
     """
     members = (
         ("spectype", pa.string()), ("subtype", pa.string()), ("z", pa.float64()),
         ("zerr", pa.float64()), ("zwarn", pa.int64()), ("chi2", pa.float64()),
         ("deltachi2", pa.float64()), ("npixels", pa.int64()), ("znum", pa.int64()),
+        ("coeff", list_of(pa.float64())), ("fitmethod", pa.string()),
     )  # fmt: skip
     return pa.struct([pa.field(name, list_of(kind)) for name, kind in members])
 

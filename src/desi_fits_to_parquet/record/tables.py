@@ -42,6 +42,7 @@ from desi_fits_to_parquet.outcomes import BadTile
 from desi_fits_to_parquet.record.opened import OpenedTile
 from desi_fits_to_parquet.record.schema import (
     EXPOSURE_COLUMNS,
+    FITS_OPTIONAL,
     HATS_INDEX,
     Field,
     exposures_type,
@@ -253,7 +254,11 @@ def read_best_fits(details: "h5py.File | None", targetid: npt.NDArray[np.int64])
     kind = fits_type()
     if details is None:
         return pa.nulls(len(targetid), kind)
-    columns = {m.name: "S" if pa.types.is_string(m.type.value_type) else "iuf" for m in kind}
+    columns = {
+        m.name: "S" if pa.types.is_string(m.type.value_type) else "iuf"
+        for m in kind
+        if m.name not in FITS_OPTIONAL
+    }
     with hdf5_errors(Path(details.filename).name):
         found = read_fit_tables(details, targetid.tolist(), columns)
     missing = np.array([target not in found for target in targetid.tolist()], bool)
@@ -263,13 +268,38 @@ def read_best_fits(details: "h5py.File | None", targetid: npt.NDArray[np.int64])
     members = []
     for member in kind:
         item = member.type.value_type
-        values = np.concatenate([table[member.name] for table in tables] or [np.zeros(0, "S1")])
-        if pa.types.is_string(item):
-            items = strings(values.tolist())
+        if pa.types.is_list(item):
+            each = [_coefficients(table, member.name) for table in tables]
+            widths = np.concatenate([np.zeros(0, int), *(np.full(*c.shape) for c in each)])
+            together = np.concatenate([np.zeros(0), *(c.reshape(-1) for c in each)])
+            items = lists(item, widths, numbers(item.value_type, together))
+        elif pa.types.is_string(item):
+            items = strings([text for table in tables for text in _texts(table, member.name)])
         else:
+            none = np.zeros(0, item.to_pandas_dtype())
+            values = np.concatenate([none, *(table[member.name] for table in tables)])
             items = numbers(item, values.astype(item.to_pandas_dtype()))
         members.append(lists(member.type, lengths, items, missing))
     return structs(kind, members, missing)
+
+
+def _coefficients(fits: npt.NDArray[Any], name: str) -> npt.NDArray[np.float64]:
+    """Return a column of several numbers a fit, shape (n_fits, n); n is 0 where it is not there."""
+    there = name in (fits.dtype.names or ())
+    if there and fits.dtype[name].base.kind not in "iuf":
+        raise ValueError(f"its fits' {name} is {fits.dtype[name]}, no numbers")
+    values = fits[name] if there else np.zeros((len(fits), 0))
+    return values.astype(np.float64).reshape(len(fits), math.prod(values.shape[1:]))
+
+
+def _texts(fits: npt.NDArray[Any], name: str) -> list[bytes]:
+    """Return a column of text; empty where it is not there."""
+    if name not in (fits.dtype.names or ()):
+        return [b""] * len(fits)
+    if fits.dtype[name].kind != "S":
+        raise ValueError(f"its fits' {name} is {fits.dtype[name]}, no text")
+    texts: list[bytes] = fits[name].tolist()
+    return texts
 
 
 def read_scans(details: "h5py.File | None", targetid: npt.NDArray[np.int64]) -> pa.Array:

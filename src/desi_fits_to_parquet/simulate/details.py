@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.recfunctions import append_fields
 
 from desi_fits_to_parquet.simulate.coadd import _BLOCK_TARGETS
 from desi_fits_to_parquet.simulate.redrock import N_COEFF, TEMPLATES, ZWARN
@@ -18,8 +19,13 @@ _SCANS = {
 }
 
 
-def write_rrdetails(path: Path, fitted: Values, scan_step: int, rng: np.random.Generator) -> None:
-    """Write redrock's details, targets in the order of `fitted` (the values of REDSHIFTS)."""
+def write_rrdetails(
+    path: Path, fitted: Values, scan_step: int, newer: bool, rng: np.random.Generator
+) -> None:
+    """Write redrock's details, targets in the order of `fitted` (the values of REDSHIFTS).
+
+    With `newer`, the fits have `fitmethod`, as after DR1.
+    """
     import h5py
 
     count = len(fitted["TARGETID"])
@@ -50,7 +56,11 @@ def write_rrdetails(path: Path, fitted: Values, scan_step: int, rng: np.random.G
             group["redshifts"] = z
         for i in range(count):
             row = {name: values[i] for name, values in fitted.items()}
-            file[f"zfit/{row['TARGETID']}/zfit"] = _best_fits(row, rng)
+            fits = _best_fits(row, rng)
+            if newer:
+                method = np.full(len(fits), row["FITMETHOD"], "S4")
+                fits = append_fields(fits, "fitmethod", method, usemask=False)
+            file[f"zfit/{row['TARGETID']}/zfit"] = fits
 
 
 _ZFIT = np.dtype(

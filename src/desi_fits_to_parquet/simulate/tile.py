@@ -146,6 +146,7 @@ def simulate_tile(
             folder / tile.file_name("rrdetails"),
             reorder(fitted),
             scan_step,
+            redrock_columns == "newer",
             random_stream(seed, "rrdetails", *tile[:3]),
         )
     if "emline" in kinds:
