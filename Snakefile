@@ -31,6 +31,7 @@ include: "rules/report.smk"
 include: "rules/repair.smk"
 include: "rules/skim.smk"
 include: "rules/compare_releases.smk"
+include: "rules/publish.smk"
 include: "rules/watch.smk"
 
 

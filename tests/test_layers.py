@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "compare": {"vocabulary", "record", "report"},
     "collection": {"vocabulary", "formats", "record.schema"},
     "explorer": {"vocabulary"},
+    "publish": {"vocabulary", "archive", "collection.tiles"},
     "readers": {"vocabulary"},
     "reader": {"vocabulary", "archive", "record", "readers"},
     "training": {"vocabulary", "fuse.parquet", "reader"},

@@ -43,6 +43,10 @@ CATALOG, MARGIN, INDEX = "catalog", "catalog_margin", "catalog_targetid"
 """Folders of the collection's catalogue, of its margin and of its index of TARGETIDs."""
 
 
+PARQUET = "parquet"
+"""Folder of the spectra: in it one of each survey and program."""
+
+
 EXPLORER = "explorer"
 """Folder of the page that shows the results in a browser."""
 
@@ -54,7 +58,7 @@ def fits_folder(results: Path, tile: Tile) -> Path:
 
 def catalogue_folder(results: Path, survey: str, program: str) -> Path:
     """Folder of the HATS catalogue that the tiles of a survey and program make."""
-    return results / "parquet" / f"{survey}-{program}"
+    return results / PARQUET / f"{survey}-{program}"
 
 
 def partition(order: int, pixel: int) -> str:

@@ -25,6 +25,15 @@ class ArchiveSettings(TypedDict):
     profile: str | None
 
 
+class PublishSettings(TypedDict):
+    """Section `publish`: where the target of that name copies the collection to."""
+
+    destination: str | None
+    endpoint: str | None
+    region: str
+    profile: str | None
+
+
 class TilesSettings(TypedDict):
     """Section `tiles`: which tiles are wanted."""
 
@@ -125,6 +134,7 @@ class Settings(TypedDict):
 
     results: str
     compare_with: str | None
+    publish: PublishSettings
     archive: ArchiveSettings
     tiles: TilesSettings
     sample: int | None

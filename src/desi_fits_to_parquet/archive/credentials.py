@@ -50,13 +50,15 @@ def trusted_file(environment: Mapping[str, str]) -> str | None:
     return environment[name]
 
 
-def open_session(profile: str | None) -> "Session":
+def open_session(profile: str | None, setting: str = "archive.profile") -> "Session":
     """Open a session of boto3 that knows the profile's keys, or nothing of this machine.
 
     Parameters
     ----------
     profile
-        `archive.profile`.
+        An AWS profile, or None for unsigned requests.
+    setting
+        What names the profile, for messages.
 
     Raises
     ------
@@ -81,9 +83,9 @@ def open_session(profile: str | None) -> "Session":
         core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
         session = boto3.Session(botocore_session=core)
         if profile is not None and session.get_credentials() is None:
-            raise NoAccess(f"archive.profile: the AWS profile {profile} holds no keys")
+            raise NoAccess(f"{setting}: the AWS profile {profile} holds no keys")
     except BotoCoreError as error:
-        raise NoAccess(f"archive.profile: {type(error).__name__}, {profile}") from error
+        raise NoAccess(f"{setting}: {type(error).__name__}, {profile}") from error
     return session
 
 

@@ -1,0 +1,240 @@
+"""The collection in a bucket: what is sent, what is checked, who can read it."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import boto3
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import REPOSITORY
+from fusion_tiles import changed
+from reader_trees import collect, simulate
+
+from desi_fits_to_parquet import open_catalog
+from desi_fits_to_parquet.config import load_config
+from desi_fits_to_parquet.publish import copy
+from desi_fits_to_parquet.publish.copy import Published, PublishError, publish
+from desi_fits_to_parquet.simulate.serve import serve_archive
+from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.tiles_csv import write_tiles
+
+TILES = (Tile("main", "dark", 10000), Tile("main", "bright", 10000))
+
+BUCKET, PREFIX = "spectra", "desi/dr1"
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings: Any = changed(
+        load_config(REPOSITORY / "config/schema.yaml"),
+        selection={"spectypes": ["QSO", "GALAXY", "STAR"], "zwarn": None},
+    )
+    fits = simulate(tmp_path_factory.mktemp("fits"), TILES)
+    results = collect(fits, tmp_path_factory.mktemp("results"), settings, TILES)
+    write_tiles(results / "tiles.csv", {tile: {} for tile in TILES})
+    return results
+
+
+@pytest.fixture
+def results(original: Path, tmp_path: Path) -> Path:
+    return copytree(original, tmp_path / "results")
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serve_archive(tmp_path_factory.mktemp("empty"), BUCKET) as address:
+        yield address
+
+
+@pytest.fixture
+def bucket(endpoint: str) -> Any:
+    """The bucket, empty."""
+    there = boto3.resource(
+        "s3", endpoint_url=endpoint, region_name="us-west-2", aws_access_key_id="K",
+        aws_secret_access_key="S",  # noqa: S106  (made up)
+    ).Bucket(BUCKET)  # fmt: skip
+    there.objects.delete()
+    return there
+
+
+@pytest.fixture(autouse=True)
+def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "credentials"
+    path.write_text("[keeper]\naws_access_key_id = K\naws_secret_access_key = S\n[empty]\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
+
+
+def send(results: Path, endpoint: str, place: str = f"s3://{BUCKET}/{PREFIX}", **more: Any) -> Any:
+    return publish(results, place, endpoint=endpoint, **{"profile": "keeper", **more})
+
+
+def held(bucket: Any) -> dict[str, bytes]:
+    return {
+        entry.key.removeprefix(f"{PREFIX}/"): entry.get()["Body"].read()
+        for entry in bucket.objects.all()
+    }
+
+
+def test_the_published_copy_is_whole_and_opens_unsigned(
+    results: Path, bucket: Any, endpoint: str, tmp_path: Path
+) -> None:
+    done = send(results, endpoint)
+    there = held(bucket)
+    assert (done.sent, done.unchanged, done.removed) == (len(there), 0, 0)
+    sums = dict(
+        reversed(line.split("  ")) for line in there["checksums.sha256"].decode().split("\n")[:-1]
+    )
+    assert sums.keys() == there.keys() - {"checksums.sha256"}
+    assert all(hashlib.sha256(there[name]).hexdigest() == sum for name, sum in sums.items())
+    copied = [name for name in sums if name != "README.md"]
+    assert all(there[name] == (results / name).read_bytes() for name in copied)
+    assert not [name for name in there if Path(name).name.startswith(".")]
+    for entry in bucket.objects.all():  # as a bucket is made public; otherwise the service refuses
+        entry.Acl().put(ACL="public-read")
+    far = open_catalog(f"s3://{BUCKET}/{PREFIX}", endpoint=endpoint, cache=tmp_path / "kept")
+    near = open_catalog(results)
+    assert far.to_arrow() == near.to_arrow()
+    np.testing.assert_array_equal(far.head(3).spectra().flux, near.head(3).spectra().flux)
+
+
+def test_only_what_has_changed_is_sent_and_what_is_gone_is_removed(
+    results: Path, bucket: Any, endpoint: str
+) -> None:
+    first = send(results, endpoint)
+    bucket.put_object(Key=f"{PREFIX}/catalog/theirs", Body=b"of somebody else")
+    assert send(results, endpoint) == Published(0, first.sent, 0, 0)
+    (results / "catalog_targetid/dataset/added").write_bytes(b"1")
+    again = send(results, endpoint)
+    # the file, the manifest that names it, and the collection's own file, which comes last
+    assert (again.sent, again.removed) == (3, 0)
+    assert "catalog_targetid/dataset/added" in held(bucket)
+    (results / "catalog_targetid/dataset/added").unlink()
+    assert send(results, endpoint)[:3] == (2, first.sent - 2, 1)
+    there = held(bucket)
+    assert "catalog_targetid/dataset/added" not in there
+    assert there["catalog/theirs"] == b"of somebody else"
+
+
+def test_who_was_interrupted_goes_on_and_no_reader_finds_half_of_it(
+    results: Path, bucket: Any, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = send(results, endpoint)
+    bucket.objects.filter(Prefix=f"{PREFIX}/parquet").delete()
+    put = copy._There.send
+
+    def fail(self: Any, name: str, file: Any) -> None:
+        if "bright" in name:
+            raise PublishError("the network is gone")
+        put(self, name, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(copy._There, "send", fail)
+        with pytest.raises(PublishError, match="the network is gone"):
+            send(results, endpoint)
+    there = held(bucket)
+    assert "collection.properties" not in there
+    done = send(results, endpoint)
+    assert 0 < done.sent < whole.sent
+    assert done.sent == whole.sent - len(there)
+    assert len(held(bucket)) == whole.sent
+
+
+def test_etags_that_are_no_md5_are_known_by_the_sums_that_were_sent_along(
+    results: Path, bucket: Any, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = send(results, endpoint)
+    listed = copy._There.listed
+    monkeypatch.setattr(
+        copy._There,
+        "listed",
+        lambda self: {name: (size, "0" * 32) for name, (size, _) in listed(self).items()},
+    )
+    assert send(results, endpoint).unchanged == first.sent
+
+
+def test_a_file_that_is_not_as_it_was_validated_is_not_published(
+    results: Path, bucket: Any, endpoint: str
+) -> None:
+    path = next((results / "parquet").rglob("Npix=*/*.parquet"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(PublishError, match=r"is not what was validated.*snakemake verify"):
+        send(results, endpoint)
+    path.unlink()
+    with pytest.raises(PublishError, match="is not what was validated"):
+        send(results, endpoint)
+    assert held(bucket) == {}
+
+
+def test_what_somebody_else_writes_meanwhile_is_noticed(
+    results: Path, bucket: Any, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = copy._in_threads
+
+    def meddle(call: Any, names: Any) -> None:
+        remove(call, names)
+        bucket.put_object(Key=f"{PREFIX}/catalog/hats.properties", Body=b"x")
+
+    monkeypatch.setattr(copy, "_in_threads", meddle)
+    with pytest.raises(PublishError, match=r"catalog/hats.properties is not in the bucket as it"):
+        send(results, endpoint)
+    assert "collection.properties" not in held(bucket)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            {"profile": None},
+            "publish.profile names no AWS profile: to write to a bucket takes keys",
+        ),
+        ({"profile": "nobody"}, "publish.profile: ProfileNotFound, nobody"),
+        ({"profile": "empty"}, "publish.profile: the AWS profile empty holds no keys"),
+        ({"place": "s3://no-such-bucket/x"}, "there is no bucket no-such-bucket; make it first"),
+        ({"place": "https://example.org/x"}, "it is s3://bucket/prefix"),
+        ({"endpoint": "http://127.0.0.1:9"}, "Could not connect"),
+    ],
+)
+def test_what_keeps_it_from_being_published_is_said_in_a_sentence(
+    original: Path, bucket: Any, endpoint: str, arguments: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(PublishError) as caught:
+        send(original, **{"endpoint": endpoint, **arguments})
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert held(bucket) == {}
+
+
+def test_results_of_a_run_that_has_not_ended_are_not_published(tmp_path: Path) -> None:
+    with pytest.raises(PublishError, match="let the run end first"):
+        send(tmp_path, "http://127.0.0.1:9")
+
+
+def test_the_card_tells_of_fields_sources_licence_and_paper(
+    results: Path, bucket: Any, endpoint: str
+) -> None:
+    send(results, endpoint)
+    card = held(bucket)["README.md"].decode()
+    path = next((results / "parquet").rglob("Npix=*/*.parquet"))
+    for field in pq.read_schema(path):
+        row = next(line for line in card.split("\n") if line.startswith(f"| `{field.name}` |"))
+        assert (field.metadata or {}).get(b"description", b"").decode() in row
+        assert (field.metadata or {}).get(b"unit", b"").decode() in row
+    for words in (
+        "license: cc-by-4.0",
+        "CC BY 4.0",
+        "2503.14745",
+        "`is_primary`",
+        f'open_catalog("s3://{BUCKET}/{PREFIX}", endpoint="{endpoint}")',
+        "config_name: main-bright",
+        "SPECPROD iron",
+        '"flux_tolerance": 0.125',
+        f"{len(open_catalog(results)):,} spectra of main-bright, main-dark",
+    ):
+        assert words in card, words
