@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 
 .PHONY: help env reference lsdb torch slurm explorer check-explorer demo status test test-reference test-lsdb test-torch test-faults test-servers test-slurm test-browser screenshots fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query benchmark-training benchmark-run benchmark-endurance lint format lock clean benchmark-voids
+.PHONY: config-readme dist test-wheel
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 22
@@ -55,12 +56,19 @@ $(VENV)/.browser: requirements-browser.lock $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements-browser.lock
 	@touch $@
 
+$(VENV)/.release: requirements-release.lock $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements-release.lock
+	@touch $@
+
 $(VENV)/.fuzz: requirements-fuzz.lock $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements-fuzz.lock
 	@touch $@
 
 demo: env  ## simulate a small archive, serve it on this machine and convert it (LAYOUT=uniqpix: one as from DR3)
 	@$(BIN)/python -m desi_fits_to_parquet.simulate.demo $(if $(LAYOUT),--layout $(LAYOUT))
+
+config-readme: env  ## write config/README.md from config/schema.yaml
+	@$(BIN)/python -m desi_fits_to_parquet.settings_page
 
 explorer/node_modules/.installed: explorer/package-lock.json
 	@cd explorer && npm ci --silent && touch node_modules/.installed
@@ -95,6 +103,12 @@ test-faults: env  ## a thousand seeded runs under random faults (ten minutes)
 
 test-servers: env $(VENV)/.servers  ## run the workflow over S3 servers of other kinds: s3rver, Swift (needs Node.js 17)
 	@$(BIN)/python -m pytest tests/servers/check_servers.py
+
+dist: env $(VENV)/.release  ## build wheel and sdist in dist/ and check them
+	@rm -rf dist && $(BIN)/python -m build --no-isolation && $(BIN)/twine check --strict dist/*
+
+test-wheel: env $(VENV)/.release  ## build wheel and sdist; the demo, the command and the reader from the wheel alone
+	@$(BIN)/python -m pytest tests/wheel/check_wheel.py
 
 test-slurm: slurm  ## run the workflow on a real Slurm, which it installs and stops (root on Debian)
 	@$(BIN)/python -m pytest tests/slurm/check_slurm.py
@@ -136,12 +150,12 @@ benchmark-voids: env  ## measure matching 1.5 million objects with voids (two mi
 lint: env  ## formatters and linters, as CI runs them
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@$(BIN)/snakefmt --check Snakefile rules
+	@$(BIN)/snakefmt --check Snakefile rules workflow
 	@$(BIN)/mypy
 	@$(BIN)/snakemake --lint
 
 format: env  ## rewrite the code in the project's style
-	@$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/snakefmt Snakefile rules
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/snakefmt Snakefile rules workflow
 
 lock:  ## resolve the dependencies again (needs uv and npm)
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
@@ -161,6 +175,8 @@ lock:  ## resolve the dependencies again (needs uv and npm)
 	    --python-version 3.11 --extra servers -c requirements.lock pyproject.toml -o requirements-servers.lock
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	    --python-version 3.11 --extra browser -c requirements.lock pyproject.toml -o requirements-browser.lock
+	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	    --python-version 3.11 --extra release -c requirements.lock pyproject.toml -o requirements-release.lock
 	npm install --prefix tests/servers --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts
 
 clean:  ## remove the environment and what the demo wrote

@@ -19,6 +19,6 @@ rule catalog:
     params:
         settings=REPORT_SETTINGS,
     message:
-        "Making {RESULTS} a HATS collection"
+        f"Making {RESULTS} a HATS collection"
     script:
         "../scripts/catalog.py"

@@ -8,6 +8,6 @@ rule compare_releases:
     conda:
         "../envs/environment.yaml"
     message:
-        "Comparing with the release in {config[compare_with]}"
+        f"Comparing with the release in {config['compare_with']}"
     script:
         "../scripts/compare_releases.py"

@@ -12,6 +12,6 @@ checkpoint discover_tiles:
         tiles=config["tiles"],
         sample=config["sample"],
     message:
-        "Listing {config[archive][prefix]} in {ARCHIVE}"
+        f"Listing {config['archive']['prefix']} in {ARCHIVE}"
     script:
         "../scripts/discover_tiles.py"

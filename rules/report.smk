@@ -20,6 +20,6 @@ rule report:
     params:
         settings=REPORT_SETTINGS,
     message:
-        "Summing up all tiles in {RESULTS}/report"
+        f"Summing up all tiles in {RESULTS}/report"
     script:
         "../scripts/report.py"

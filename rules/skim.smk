@@ -58,6 +58,6 @@ rule skim:
     conda:
         "../envs/environment.yaml"
     message:
-        "Summing up the skim in {RESULTS}/{SKIM}"
+        f"Summing up the skim in {RESULTS}/{SKIM}"
     script:
         "../scripts/skim.py"

@@ -8,6 +8,6 @@ rule benchmark_archive:
     conda:
         "../envs/environment.yaml"
     message:
-        "Measuring {config[archive][prefix]} in {ARCHIVE}"
+        f"Measuring {config['archive']['prefix']} in {ARCHIVE}"
     script:
         "../scripts/benchmark_archive.py"

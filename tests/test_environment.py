@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PYTHON = {"python_version": "3.12", "python_full_version": "3.12.0"}
-ADDED = ("reference", "lsdb", "slurm", "fuzz", "servers", "browser", "peers")
+ADDED = ("reference", "lsdb", "slurm", "fuzz", "servers", "browser", "peers", "release")
 CONDA_NAMES = {
     "snakemake-minimal": "snakemake",
     "matplotlib-base": "matplotlib",
@@ -31,9 +31,13 @@ def locked(file: str) -> dict[str, str]:
 def direct(extra: str | None = None) -> list[Requirement]:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     lines = project["optional-dependencies"][extra] if extra else project["dependencies"]
-    found = [Requirement(line) for line in lines if not line.startswith(project["name"])]
-    for requirement in found:
-        requirement.name = canonicalize_name(requirement.name)
+    found = []
+    for requirement in map(Requirement, lines):
+        if requirement.name == project["name"]:
+            found += [each for own in requirement.extras for each in direct(own)]
+        else:
+            requirement.name = canonicalize_name(requirement.name)
+            found.append(requirement)
     return found
 
 
@@ -45,7 +49,9 @@ def test_conda_environment_has_the_locked_version_of_every_direct_dependency():
         conda[CONDA_NAMES.get(name, name)] = version
     assert conda.pop("python") == PYTHON["python_version"]
     lock = locked("requirements.lock")
-    assert conda == {requirement.name: lock[requirement.name] for requirement in direct()}
+    needed = {requirement.name for requirement in direct()}
+    needed -= {requirement.name for requirement in direct("demo")}
+    assert conda == {name: lock[name] for name in needed}
 
 
 def test_locks_satisfy_the_bounds_of_pyproject():

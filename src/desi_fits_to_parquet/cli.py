@@ -47,11 +47,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Stopped as stopped:
         print(stopped, file=sys.stderr)  # noqa: T201  (for the person who typed the command)
         return 1
+    except ModuleNotFoundError as missing:
+        print(_missing(missing), file=sys.stderr)  # noqa: T201  (likewise)
+        return 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `... | head -1`
         sys.stdout = None
         return 0
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    """Say what to do where the package was installed for its reader alone."""
+    name = (error.name or "").partition(".")[0]
+    if name == __name__.partition(".")[0]:
+        raise error
+    return (
+        f"{name} is not installed, which this command needs: pip install desi-fits-to-parquet (not "
+        "--no-deps), or in a clone make env, then .venv/bin/desi-fits-to-parquet"
+    )
 
 
 def make_parser() -> argparse.ArgumentParser:

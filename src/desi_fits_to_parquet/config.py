@@ -155,6 +155,12 @@ def _allowed(part: Mapping[str, Any], schema: Mapping[str, Any], path: Iterable[
         if isinstance(key, int):
             break
         setting = setting["properties"][key]
+    words = [allowed_text(part), f"({setting['description']})" if "description" in setting else ""]
+    return " ".join(filter(None, words))
+
+
+def allowed_text(part: Mapping[str, Any]) -> str:
+    """Describe what a part of the schema allows: values, types, a range."""
     words = []
     if "enum" in part:
         words.append(", ".join("null" if value is None else str(value) for value in part["enum"]))
@@ -169,8 +175,6 @@ def _allowed(part: Mapping[str, Any], schema: Mapping[str, Any], path: Iterable[
         words.append(f"up to {part['maximum']}")
     if "items" in part and "enum" in part["items"]:
         words.append(f"of {', '.join(part['items']['enum'])}")
-    if "description" in setting:
-        words.append(f"({setting['description']})")
     return " ".join(words)
 
 

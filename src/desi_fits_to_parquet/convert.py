@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 if TYPE_CHECKING:
     import polars as pl
@@ -119,6 +118,8 @@ def to_matrix(lists: pa.Array, name: str) -> npt.NDArray[Any]:
     ValueError
         Where they differ in length, or one is missing.
     """
+    import pyarrow.compute as pc
+
     lengths = np.unique(pc.fill_null(pc.list_value_length(lists), 0).to_numpy())
     if len(lengths) > 1:
         raise ValueError(
@@ -134,6 +135,8 @@ def _to_numpy(column: pa.ChunkedArray) -> npt.NDArray[Any]:
 
     A column of lists becomes an array of shape (n, longest).
     """
+    import pyarrow.compute as pc  # half of the time of importing the reader
+
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
         there = np.arange(lengths.max(initial=0)) < lengths[:, None]

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from desi_fits_to_parquet.command.stopped import Stopped
 from desi_fits_to_parquet.run.stop import COMMAND, command_text
 from desi_fits_to_parquet.workflow import workflow_folder
 
@@ -26,14 +25,11 @@ def run_snakemake(arguments: Sequence[str]) -> NoReturn:
 
     Raises
     ------
-    Stopped
+    ModuleNotFoundError
         Where Snakemake is not installed.
     """
     if importlib.util.find_spec("snakemake") is None:
-        raise Stopped(
-            "Snakemake is not installed beside this package: pip install desi-fits-to-parquet "
-            "without --no-deps, or in a clone make env and .venv/bin/desi-fits-to-parquet"
-        )
+        raise ModuleNotFoundError("No module named 'snakemake'", name="snakemake")
     sys.stdout.flush()
     os.environ.setdefault(COMMAND, command_text())  # what goes on with a run that was stopped
     command = [sys.executable, "-m", "snakemake", *complete(arguments, workflow_folder())]

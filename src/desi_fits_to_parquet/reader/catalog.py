@@ -6,7 +6,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +17,7 @@ from desi_fits_to_parquet.reader.spectra import PIXELS, PLACE, Collection, Spect
 from desi_fits_to_parquet.reader.tree import Folder, Tree
 
 if TYPE_CHECKING:
+    import duckdb
     import pandas as pd
     import polars as pl
     from astropy.coordinates import SkyCoord
@@ -136,8 +136,10 @@ def _open(tree: Tree) -> "Catalog":
     return Catalog(Collection(tree, schema, record), _connect(files, schema))
 
 
-def _connect(files: Sequence[Path], schema: pa.Schema) -> duckdb.DuckDBPyConnection:
+def _connect(files: Sequence[Path], schema: pa.Schema) -> "duckdb.DuckDBPyConnection":
     """Open a database in memory in which `catalog` is the catalogue with its aliases."""
+    import duckdb  # takes as long as all else here
+
     database = duckdb.connect()
     listed = ", ".join(_quoted(str(path), "'") for path in files)
     added = "".join(f", {name} AS {a}" for a, name in ALIASES.items() if a not in schema.names)
@@ -163,7 +165,7 @@ class Catalog:
     def __init__(
         self,
         collection: Collection,
-        database: duckdb.DuckDBPyConnection,
+        database: "duckdb.DuckDBPyConnection",
         conditions: tuple[str, ...] = (),
         words: tuple[str, ...] = (),
         limit: int | None = None,
@@ -378,6 +380,8 @@ class Catalog:
         ValueError
             Where a condition cannot be worked out: a text that is no number, for example.
         """
+        import duckdb
+
         try:
             return self._database.cursor().execute(query).to_arrow_table()
         except duckdb.Error as error:
@@ -388,6 +392,8 @@ class Catalog:
 
     def _check(self, condition: str) -> None:
         """Raise where DuckDB does not understand a condition."""
+        import duckdb
+
         try:
             self._database.cursor().execute(f"EXPLAIN {self._select('targetid')}")
         except duckdb.Error as error:
