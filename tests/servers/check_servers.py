@@ -16,10 +16,15 @@ import boto3
 import pytest
 import yaml
 from botocore.config import Config
+from reader_trees import collect, simulate
 from running import BUCKET, Work, checkout, write_tile
 
+from desi_fits_to_parquet import open_catalog
+from desi_fits_to_parquet.config import load_config
+from desi_fits_to_parquet.publish.copy import publish
 from desi_fits_to_parquet.simulate.serve import serve_archive
 from desi_fits_to_parquet.tile import Tile
+from desi_fits_to_parquet.tiles_csv import write_tiles
 
 HERE = Path(__file__).parent
 REGION = "us-west-2"
@@ -119,21 +124,55 @@ def right(
     return converted
 
 
+def give_keys(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the profile `keeper` hold the server's keys."""
+    keys = folder / "credentials"
+    keys.write_text(
+        f"[keeper]\naws_access_key_id = {server.key_id}\naws_secret_access_key = {server.secret}\n"
+    )
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(keys))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(folder / "no-config"))
+
+
 @pytest.mark.parametrize("mode", ["rows", "files"])
 def test_another_server_gives_the_same_parquet(
     other: tuple[Server, str], mode: str, right: Callable[[str], dict[str, str]], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     server, endpoint = other
-    keys = tmp_path / "credentials"
-    keys.write_text(
-        f"[keeper]\naws_access_key_id = {server.key_id}\naws_secret_access_key = {server.secret}\n"
-    )
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(keys))
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
+    give_keys(server, tmp_path, monkeypatch)
     work = checkout(tmp_path / "work")
     convert(work, endpoint, mode, server.profile)
     markers = work.markers()
     assert {tile: markers[tile]["outcome"] for tile in TILES} == dict.fromkeys(TILES, "converted")
     assert work.parquet() == right(mode)
     assert work.leftovers() == []
+
+
+def test_another_server_takes_the_collection_and_gives_it_to_readers(
+    other: tuple[Server, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, endpoint = other
+    give_keys(server, tmp_path, monkeypatch)
+    tiles = [Tile("main", "dark", 10000)]
+    settings = load_config(checkout(tmp_path / "work").folder / "config/schema.yaml")
+    results = collect(simulate(tmp_path / "fits", tiles), tmp_path / "results", settings, tiles)
+    write_tiles(results / "tiles.csv", {tile: {} for tile in tiles})
+    place = f"s3://{BUCKET}/published/dr1"
+
+    def send() -> tuple[int, ...]:
+        return publish(results, place, profile="keeper", endpoint=endpoint, region=REGION)
+
+    first = send()
+    assert first[0] > 10
+    assert send() == (0, first[0], 0, 0)
+    (results / "catalog/partition_info.csv").write_text("other text\n")
+    assert send()[:3] == (3, first[0] - 3, 0)
+    (results / "catalog/partition_info.csv").write_text("Norder,Npix\n1,9\n")
+    send()
+    far = open_catalog(
+        place, endpoint=endpoint, region=REGION, profile=server.profile, cache=tmp_path / "kept"
+    )
+    near = open_catalog(results)
+    assert far.to_arrow() == near.to_arrow()
+    assert (far.spectra().flux == near.spectra().flux).all()

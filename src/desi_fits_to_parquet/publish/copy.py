@@ -117,13 +117,16 @@ def publish(
     held = there.listed()
     files = _read_files(results)
     wanted = [*files, CARD, MANIFEST]
-    stale = sorted({*there.manifest(held)} & held.keys() - {*wanted})
+    known = {*there.manifest(held)}
+    stale = sorted(known & held.keys() - {*wanted})
     files[CARD] = _of_text(write_card(results, destination, endpoint))
     sums = "".join(f"{files[name].sha256}  {name}\n" for name in sorted(files))
     files[MANIFEST] = _of_text(sums)
     with ThreadPoolExecutor(_SENDERS) as threads:
-        same = threads.map(lambda name: there.holds(name, files[name], held), files)
-        changed = [name for name, equal in zip(files, same, strict=True) if not equal]
+        asked = [name for name in files if name in held or name in known]
+        same = threads.map(lambda name: there.holds(name, files[name], held), asked)
+        unchanged = {name for name, equal in zip(asked, same, strict=True) if equal}
+    changed = [name for name in files if name not in unchanged]
     data = [name for name in changed if name not in (CARD, MANIFEST, COLLECTION)]
     if (data or stale) and COLLECTION in held:
         there.remove(COLLECTION)
@@ -214,14 +217,33 @@ class _There:
         return [line.split("  ", 1)[1] for line in lines if "  " in line]
 
     def holds(self, name: str, file: _File, held: Mapping[str, tuple[int, str]]) -> bool:
-        """Tell whether a file is there as it is here."""
-        size, etag = held.get(name, (-1, ""))
+        """Tell whether a file is there as it is here.
+
+        Where the listing does not tell, the object itself is asked for its size and metadata: its
+        ETag may be no MD5, and s3rver leaves out of a listing what sorts before a folder's slash.
+        """
+        size, etag = held.get(name, (file.size, ""))
         if size != file.size:
             return False
         if etag == file.md5.hex():
             return True
-        kept = self._ask(lambda: self._client.head_object(**self._key(name))["Metadata"])
-        return bool(kept.get("sha256") == file.sha256)
+        answer = self._ask(lambda: self._head(name))
+        return (
+            answer is not None
+            and answer["ContentLength"] == file.size
+            and answer["Metadata"].get("sha256") == file.sha256
+        )
+
+    def _head(self, name: str) -> Any:
+        """Return what the service says of an object, None where it is not there."""
+        from botocore.exceptions import ClientError
+
+        try:
+            return self._client.head_object(**self._key(name))
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                return None
+            raise
 
     def send(self, name: str, file: _File) -> None:
         """Send a file; the service compares what comes with its MD5."""
