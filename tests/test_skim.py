@@ -36,7 +36,10 @@ from desi_fits_to_parquet.tiles_csv import read_tiles, write_tiles
 
 TILE = Tile("main", "dark", 10000)
 UNIQPIX = Tile("main", "dark", 4 * 4**6 + 10000, "uniqpix")
-ALL = {"columns": {"scores": True, "exposures": True, "qso_mgii": True, "qso_qn": True}}
+ALL = {
+    "columns": {"scores": True, "exposures": True, "qso_mgii": True, "qso_qn": True},
+    "spectra": {"resolution": "lsf"},
+}
 
 
 @pytest.fixture(autouse=True)
