@@ -250,6 +250,27 @@ def test_view_follows_jobs_without_a_line_for_each_and_names_crashes(
     assert run["ended"] == "ended, 1 jobs crashed; the same command does them again"
 
 
+def test_view_says_what_is_done_beside_tiles_and_counts_those_that_an_earlier_run_did(
+    results: Path, watched: Callable[[io.TextIOBase], Told]
+):
+    write_tiles(results / "tiles.csv", {tile: {} for tile in TILES[:2]})  # a sample
+    screen = io.StringIO()
+    told = watched(screen)
+    told.begin(1, "discover_tiles", None)
+    write_tiles(results / "tiles.csv", {tile: {} for tile in TILES[:15]})
+    told.finish(1)
+    told.begin(2, "report", None)
+    while "drawing the report" not in screen.getvalue():
+        threading.Event().wait(0.02)
+    run = read_run(results)
+    assert run is not None
+    assert run.doing == "drawing the report"
+    assert "drawing the report" in summary_lines(summarize_results(results))[0]
+    told.finish(2)
+    told.end()
+    assert "15 in the archive, 15 done, 3 left; this run: 0 done" in screen.getvalue()
+
+
 def test_outage_stands_beside_the_run_and_the_jobs_that_it_ends_are_no_crashes(
     results: Path, watched: Callable[[io.TextIOBase], Told]
 ):

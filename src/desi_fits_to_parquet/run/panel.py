@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from desi_fits_to_parquet.run.summary import Summary
-from desi_fits_to_parquet.run.wording import fit_lines, summary_line, summary_lines
+from desi_fits_to_parquet.run.wording import clock_text, fit_lines, summary_line, summary_lines
 
 PANEL_ROWS = 15
 """Lines of the view on a terminal: 24 of them leave nine to scroll."""
@@ -107,6 +107,11 @@ class Screen:
         new = [problem for problem in summary.problems if problem not in self.known]
         self.known = summary.problems
         self.say("\n".join([summary_line(summary), *(f"  {problem}" for problem in new)]))
+
+    def begin(self, summary: Summary) -> None:
+        """Say at once what the run does from now on."""
+        if not self._draw(summary) and summary.run:
+            self.say(f"{clock_text(summary.now)}  {summary.run.doing}")
 
     def say(self, text: str) -> None:
         """Write lines that scroll."""

@@ -33,6 +33,16 @@ FETCHING = ("download_tile", SKIM_RULE)
 MARKER_OF = {"validate_tile": marker_path, SKIM_RULE: skim_marker_path}
 """What ends a tile, and where its marker then is."""
 
+DOING = {
+    "discover_tiles": "listing the archive",
+    **dict.fromkeys(TILE_RULES, "converting tiles"),
+    SKIM_RULE: "skimming tiles",
+    "report": "drawing the report",
+    "catalog": "making the collection",
+    "skim": "summing up the skim",
+}
+"""What a run does in the jobs of a rule, in words."""
+
 FINISHED = "finished"
 """How what is said of a run begins that did all that it had to do."""
 
@@ -125,13 +135,15 @@ def begin_job(state: State, event: Mapping[str, Any]) -> None:
     if event["rule_name"] in (*TILE_RULES, SKIM_RULE):
         tile = tile_of(event["wildcards"], state.layout)
     state.jobs[event["jobid"]] = event["rule_name"], tile
+    state.run = state.run._replace(doing=DOING.get(event["rule_name"], state.run.doing))
 
 
 def finish_job(state: State, event: Mapping[str, Any]) -> None:
     """Read what a finished job left: the list of tiles, or a tile's marker."""
     rule, tile = state.jobs.pop(event["job_id"], ("", None))
     if rule == "discover_tiles":
-        _read_list(state)
+        state.before = None  # tiles that are new in the list may have been done by an earlier run
+        read_results(state)
     elif rule in MARKER_OF and tile is not None:
         state.crashed.discard(tile)
         brief = read_brief(MARKER_OF[rule](state.results, tile))

@@ -57,6 +57,8 @@ class Run(NamedTuple):
         Its last problems, one line each, the newest last.
     markers
         Folder of the markers that its tiles get.
+    doing
+        What it does at present; empty where it has not begun.
     """
 
     started: float
@@ -68,6 +70,7 @@ class Run(NamedTuple):
     recent_s: float
     problems: tuple[str, ...]
     markers: str = VALIDATED
+    doing: str = ""
 
 
 class Summary(NamedTuple):

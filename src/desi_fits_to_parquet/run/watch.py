@@ -57,6 +57,9 @@ WRITE_S = 10.0
 KEPT_MESSAGES = ("Complete log",)
 """How those of Snakemake's messages begin that are shown although they are no warnings."""
 
+COUNTED_AT = (*TILE_RULES, SKIM_RULE, "report", "catalog", "skim")
+"""A job of these rules is begun when it is known how many tiles are to be done."""
+
 LAST_S = 3.0
 """So long a run that is ended at once waits for its view and its notification."""
 
@@ -129,8 +132,10 @@ class RunWatch(logging.Handler):
         self._patience_s: float | None = None
 
     def start(self) -> None:
-        """Begin."""
+        """Begin; what there is already is read before a job begins, which would add to it."""
         self._state.results.mkdir(parents=True, exist_ok=True)
+        with self._going_on("markers and list of tiles"):
+            read_results(self._state)
         self._thread.start()
 
     # ------------------------------------------------------------ in the threads of others
@@ -151,9 +156,10 @@ class RunWatch(logging.Handler):
                 return
             told = record.__dict__
             self._put(f"Snakemake's event {event}", partial(take, self._state, told))
-            # Counted when the first tile begins: the list of tiles is there then, with it all
-            # jobs. And in this thread, because no other one may look at Snakemake's graph.
-            if not self._counted and told.get("rule_name") in (*TILE_RULES, SKIM_RULE):
+            # Counted when the first tile begins, or what comes after all tiles: the list of tiles
+            # is there then, with it all jobs. And in this thread, because no other one may look at
+            # Snakemake's graph.
+            if not self._counted and told.get("rule_name") in COUNTED_AT:
                 self._put(
                     "number of tiles", partial(expect_tiles, self._state, self._count_tiles())
                 )
@@ -193,8 +199,6 @@ class RunWatch(logging.Handler):
     # ------------------------------------------------------------------ in its own thread
 
     def _follow(self) -> None:
-        with self._going_on("markers and list of tiles"):
-            read_results(self._state)
         self._write()
         with self._going_on("start"):
             summary = self._summary()
@@ -214,8 +218,13 @@ class RunWatch(logging.Handler):
             self._take(step)
 
     def _take(self, step: _Step) -> None:
+        doing = self._state.run.doing
         with self._going_on(step.what):
             step.do()
+        if doing != self._state.run.doing:  # `make status` is to say it at once
+            self._write()
+            with self._going_on("screen"):
+                self._screen.begin(self._summary())
         unsaid, self._state.unsaid = self._state.unsaid, []
         for problem in unsaid:
             self._screen.say(problem)
@@ -295,14 +304,13 @@ class RunWatch(logging.Handler):
         with self._going_on("end"):
             self._screen.end(self._summary())
         with self._going_on("end"):
-            if not ended.startswith(FINISHED):
-                self._screen.say(f"To go on: {command_text()}")
-        with self._going_on("end"):
             if self._patience_s is None:
                 self._sender.finish()
             else:
                 self._sender.finish(self._patience_s)
         self._take_rest()
+        if not ended.startswith(FINISHED):
+            self._screen.say(f"To go on: {command_text()}")
 
     def _take_rest(self) -> None:
         while not self._inbox.empty():

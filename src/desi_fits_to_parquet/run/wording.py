@@ -61,7 +61,9 @@ def _state(s: Summary) -> str:
         return "none yet"
     if s.running:
         how = f"; {outage_text(s.outage)}" if s.outage else ""
-        return f"going on for {span_text(s.now - s.run.started)} (process {s.run.process}){how}"
+        doing = f", {s.run.doing}" if s.run.doing else ""
+        since = span_text(s.now - s.run.started)
+        return f"going on for {since}{doing} (process {s.run.process}){how}"
     how = s.run.ended or "ended without a word (killed?); the same command goes on from there"
     return f"{clock_text(s.run.updated)} {how}"
 
