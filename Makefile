@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: help env reference lsdb torch slurm explorer check-explorer demo status test test-reference test-lsdb test-torch test-faults test-servers test-slurm test-browser screenshots fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query benchmark-training benchmark-run benchmark-endurance lint format lock clean benchmark-voids
+.PHONY: help env reference lsdb torch slurm explorer check-explorer demo status test test-reference test-lsdb test-torch test-faults test-servers test-slurm test-browser screenshots fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query benchmark-training benchmark-run benchmark-explorer benchmark-endurance lint format lock clean benchmark-voids
 .PHONY: config-readme dist test-wheel
 
 help:  ## say what there is
@@ -140,6 +140,9 @@ benchmark-run: env  ## measure the whole workflow over an emulated far link (a q
 
 benchmark-training: torch  ## measure spectra for PyTorch, beside Hugging Face datasets and astropy (five minutes)
 	@$(BIN)/python benchmarks/training.py
+
+benchmark-explorer: env $(VENV)/.browser demo  ## measure the explorer over 1.5 and 5 million targets (some minutes, needs Chromium)
+	@$(BIN)/python benchmarks/explorer.py
 
 benchmark-endurance: env  ## convert 500 tiles under all faults, kills and outages at once (half an hour)
 	@$(BIN)/python benchmarks/endurance.py

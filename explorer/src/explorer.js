@@ -138,9 +138,17 @@ function showFound(reading) {
   const all = catalog.size >= catalog.total;
   const n = reading ? catalog.filter(readFilter()).length : found.length;
   const of = all ? `of ${whole(catalog.total)}` : `of the ${whole(catalog.size)} read so far (${whole(catalog.total)} in all)`;
-  $("found").textContent = `${whole(n)} ${of}${reading ? ", reading …" : ""}`;
+  $("found").textContent = `${whole(n)} ${of}${reading ? ", reading …" : n ? "" : whyNone()}`;
   $("read-all").hidden = reading || all;
   $("read-all").textContent = "Read all";
+}
+
+// What became of the pixels that were asked for and give no target.
+function whyNone() {
+  const isWanted = meaning(state.tile);
+  const meant = isWanted ? tiles.filter(isWanted) : [];
+  if (!meant.length || meant.length > 3 || meant.some(({ outcome }) => outcome === "converted")) return "";
+  return `. ${meant.map(({ name, outcome, reason }) => `${name}: ${outcome.replace("_", " ")}${reason ? `, ${reason}` : ""}`).join("; ")}`;
 }
 
 function showTable() {

@@ -154,6 +154,15 @@ def test_a_filter_that_means_nothing_says_so_and_finds_nothing(
     assert page.locator(f"#filters [name={field}]:invalid").count() == 1
 
 
+def test_a_pixel_without_targets_says_what_became_of_it(page: Any, address: str) -> None:
+    open_page(page, address)
+    page.fill("#filters [name=tile]", "main-dark-10005")
+    page.wait_for_function("/^0 of/.test(document.getElementById('found').textContent)")
+    assert "missing source, redrock-main-dark-10005.fits: not in the arch" in page.inner_text(
+        "#found"
+    )
+
+
 @pytest.mark.parametrize("column", ["targetid", "z", "r"])
 def test_the_table_is_sorted_both_ways(
     page: Any, address: str, catalog: list[Row], column: str
