@@ -156,6 +156,7 @@ lint: env  ## formatters and linters, as CI runs them
 	@$(BIN)/snakefmt --check Snakefile rules workflow
 	@$(BIN)/mypy
 	@$(BIN)/snakemake --lint
+	@$(BIN)/reuse lint --quiet
 
 format: env  ## rewrite the code in the project's style
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/snakefmt Snakefile rules workflow

@@ -66,3 +66,29 @@ def test_reader_needs_what_is_documented() -> None:
     lines = PROJECT["project"]["dependencies"]
     assert tuple(line.partition(">")[0] for line in lines[:-1]) == LIGHT
     assert f"pip install {' '.join(LIGHT)}\n" in (REPOSITORY / "docs/reader.md").read_text()
+
+
+def test_hooks_before_a_commit_are_the_linters_of_make_lint() -> None:
+    recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", (REPOSITORY / "Makefile").read_text(), re.M)
+    assert recipe is not None
+    linters = [line.strip().removeprefix("@$(BIN)/") for line in recipe[1].splitlines()]
+    hooks = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())["repos"][0][
+        "hooks"
+    ]
+    assert [hook["entry"].removeprefix(".venv/bin/") for hook in hooks] == linters
+    assert all(hook["language"] == "system" and not hook["pass_filenames"] for hook in hooks)
+
+
+def test_forms_of_issues_are_whole() -> None:
+    forms = sorted((REPOSITORY / ".github/ISSUE_TEMPLATE").glob("[!c]*.yml"))
+    assert [path.stem for path in forms] == ["fault", "wish"]
+    for path in forms:
+        form = yaml.safe_load(path.read_text())
+        assert {"name", "description", "body"} <= form.keys()
+        ids = [part["id"] for part in form["body"]]
+        assert len(ids) == len(set(ids)) > 1
+
+
+def test_licence_of_the_code_stands_where_reuse_and_where_people_look() -> None:
+    there = [REPOSITORY / "LICENSE", REPOSITORY / "LICENSES/BSD-3-Clause.txt"]
+    assert there[0].read_bytes() == there[1].read_bytes()
