@@ -69,13 +69,14 @@ MARKER = json.dumps(
      "bytes_fetched": 8 << 20, "bytes_parquet": 9 << 20, "reason": "", "sha256": None,
      "settings_fingerprint": settings_fingerprint(SETTINGS), "listed": "",
      "sources": {k: {"etag": "$etag"} for k in (*kinds_used(SETTINGS), "sha256sum")}}, indent=1,
-).replace('"NUMBER"', "${snakemake_wildcards[healpix]}")  # fmt: skip
+).replace('"NUMBER"', "$healpix")  # fmt: skip
 
 SHELL = {
-    "download_tile": 'mkdir -p "${snakemake_output[fits]}"',
-    "fuse_tile": 'mkdir -p "${snakemake_output[parquet]}"',
-    "validate_tile": f"""etag=$(printf %032x "${{snakemake_wildcards[healpix]}}")
-cat > "${{snakemake_output[marker]}}" <<END
+    "download_tile": 'mkdir -p "$1"',
+    "fuse_tile": 'mkdir -p "$1"',
+    "validate_tile": f"""healpix=$(basename "$1" .json)
+etag=$(printf %032x "$healpix")
+cat > "$1" <<END
 {MARKER}
 END""",
 }
@@ -83,7 +84,7 @@ END""",
 # a marker and logs of the size of real ones, so that the state on disk is counted honestly
 PYTHON = {
     "download/tile.py": """
-def download_tile(tile, sources, settings, folder):
+def download_tile(tile, sources, settings, folder, hdus=None):
     folder.mkdir(parents=True)
     return {"sources": sources, "outcome": None, "figures": "x" * 900}
 """,
@@ -190,7 +191,11 @@ def put_stand_ins(folder: Path, form: str) -> None:
     for rule, command in SHELL.items():
         (folder / f"scripts/{rule}.sh").write_text(f"#!/bin/bash\n{command}\n")
         path = folder / f"rules/{rule}.smk"
-        path.write_text(path.read_text().replace(f"{rule}.py", f"{rule}.sh"))
+        stand_in = f'"exec bash scripts/{rule}.sh {{output[0]}}"'
+        text, found = re.subn(r"tile_command\(.*?\n {8}\)", stand_in, path.read_text(), flags=re.S)
+        if not found:
+            raise SystemExit(f"{path} has no tile_command: the stand-ins are out of date")
+        path.write_text(text)
 
 
 def replace_functions(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@ import os
 import sys
 from functools import cache
 from pathlib import Path
+from shlex import quote
 
 import yaml
 from snakemake.exceptions import WorkflowError
@@ -18,6 +19,12 @@ if SOURCE.is_dir():
             [str(SOURCE), *filter(None, [os.getenv("PYTHONPATH")])]
         )
     )
+
+# `python` of a job's command is the one of this very Snakemake, or of the environment of conda that
+# `--use-conda` puts before it.
+os.environ.update(
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")])
+)
 
 # A job computes on one core; starting BLAS's pool of threads would double its CPU time.
 os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
@@ -113,6 +120,20 @@ wildcard_constraints:
     order=r"\d+",
     group=r"\d+",
     pixel=r"\d+",
+
+
+def tile_command(rule, *arguments):
+    """The shell command of a rule that works on one tile; see `run/job.py`.
+
+    Not `script:`, which loads Snakemake into the job: a sixth of a second, 90,000 times.
+    """
+    script = WORKFLOW / f"scripts/{rule}.py"
+    begun = f"exec python {quote(str(script))} --results {quote(RESULTS)}"
+    return (
+        f"{begun.replace('{', '{{').replace('}', '}}')} --layout {{params.layout}} "
+        "--survey {wildcards.survey} --program {wildcards.program} "
+        f"{' '.join(arguments)} --log {{log:q}}"
+    )
 
 
 def layout(wildcards):
@@ -213,3 +234,28 @@ def all_markers(wildcards):
         f"{RESULTS}/validated/{tile.survey}/{tile.program}/{tile.number}.json"
         for tile in tiles
     ]
+
+
+@cache
+def find_stale_skims_once(version):
+    """The tiles whose skim is to be made anew, said once a list."""
+    stale = find_stale_skims(Path(RESULTS), config)
+    for line in stale_text(stale):
+        logger.warning(line)
+    return stale
+
+
+def all_skims(wildcards):
+    """The markers of all discovered tiles' skims."""
+    listed = checkpoints.discover_tiles.get().output.tiles
+    if refusal := refuse_own_skim(config):
+        raise WorkflowError(refusal)
+    try:
+        tiles = list_tiles(listed)
+        if workflow.is_main_process:
+            stale = find_stale_skims_once(Path(listed).stat().st_mtime_ns)
+            for tile, _ in stale:
+                force(workflow, str(skim_marker_path(Path(RESULTS), tile)))
+    except ValueError as error:
+        raise WorkflowError(str(error))
+    return [str(skim_marker_path(Path(RESULTS), tile)) for tile in tiles]

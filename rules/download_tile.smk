@@ -13,5 +13,9 @@ rule download_tile:
         sources=tile_sources,
         selection=config["selection"],
         columns=config["columns"],
-    script:
-        "../scripts/download_tile.py"
+    shell:
+        tile_command(
+            "download_tile",
+            "--healpix {wildcards.healpix} --sources {params.sources:q}",
+            "--fits {output.fits:q}",
+        )

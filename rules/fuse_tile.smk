@@ -15,5 +15,9 @@ rule fuse_tile:
         layout=layout,
         sources=tile_version,
         content=CONTENT_SETTINGS,
-    script:
-        "../scripts/fuse_tile.py"
+    shell:
+        tile_command(
+            "fuse_tile",
+            "--order {wildcards.order} --pixel {wildcards.pixel}",
+            "--fits {input.fits:q} --parquet {output.parquet:q}",
+        )

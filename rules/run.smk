@@ -9,12 +9,14 @@ from snakemake.logging import logger
 
 from desi_fits_to_parquet.archive.errors import ArchiveUnreachable
 from desi_fits_to_parquet.discover import probe_archive
+from desi_fits_to_parquet.files import write_json
 from desi_fits_to_parquet.paths import (
     COLLECTED,
     LEFTOVERS,
     LOW_NOTE,
     OUTAGE,
     REPORTED,
+    SETTINGS,
     VALIDATED,
 )
 from desi_fits_to_parquet.run.lock import (
@@ -60,6 +62,7 @@ def take_lock():
         sys.exit(f"Stopped before the first job: {error}")
     # of a run that was killed while it stood; it would hide from Snakemake that there is FITS to remove
     Path(RESULTS, LEFTOVERS).unlink(missing_ok=True)
+    write_json(Path(RESULTS, SETTINGS), dict(config))
     return renew
 
 

@@ -4,31 +4,6 @@
 SKIMMED_TILE = f"{RESULTS}/{SKIMMED}/{TILE}.json"
 
 
-def all_skims(wildcards):
-    """The markers of all discovered tiles' skims."""
-    listed = checkpoints.discover_tiles.get().output.tiles
-    if refusal := refuse_own_skim(config):
-        raise WorkflowError(refusal)
-    try:
-        tiles = list_tiles(listed)
-        if workflow.is_main_process:
-            stale = find_stale_skims_once(Path(listed).stat().st_mtime_ns)
-            for tile, _ in stale:
-                force(workflow, str(skim_marker_path(Path(RESULTS), tile)))
-    except ValueError as error:
-        raise WorkflowError(str(error))
-    return [str(skim_marker_path(Path(RESULTS), tile)) for tile in tiles]
-
-
-@cache
-def find_stale_skims_once(version):
-    """The tiles whose skim is to be made anew, said once a list."""
-    stale = find_stale_skims(Path(RESULTS), config)
-    for line in stale_text(stale):
-        logger.warning(line)
-    return stale
-
-
 # The folder of the FITS is no output: it is written beside its place and renamed, and a tile without
 # selected targets has none.
 rule skim_tile:
@@ -45,8 +20,12 @@ rule skim_tile:
         layout=layout,
         sources=tile_sources,
         settings=skim_settings(config),
-    script:
-        "../scripts/skim_tile.py"
+    shell:
+        tile_command(
+            "skim_tile",
+            "--healpix {wildcards.healpix} --sources {params.sources:q}",
+            "--marker {output.marker:q}",
+        )
 
 
 rule skim:

@@ -14,8 +14,12 @@ rule validate_tile:
         **on_cluster(mem_mb=tile_memory, runtime=1),
     params:
         layout=layout,
-    script:
-        "../scripts/validate_tile.py"
+    shell:
+        tile_command(
+            "validate_tile",
+            "--healpix {wildcards.healpix}",
+            "--fits {input.fits:q} --parquet {input.parquet:q} --marker {output.marker:q}",
+        )
 
 
 # Every tile, without the report: to be named on the command line.

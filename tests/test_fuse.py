@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -33,8 +32,10 @@ from fusion_tiles import (
 )
 from numpy.lib.recfunctions import repack_fields
 
+from desi_fits_to_parquet.files import write_json
 from desi_fits_to_parquet.formats.hdf5 import open_hdf5
 from desi_fits_to_parquet.fuse.tile import fuse_tile
+from desi_fits_to_parquet.paths import SETTINGS
 from desi_fits_to_parquet.record.positions import pixels_at
 from desi_fits_to_parquet.record.schema import record_fields
 from desi_fits_to_parquet.record.spectra import NOT_FINITE
@@ -903,18 +904,18 @@ def test_parquet_folder_of_a_job_that_was_killed_has_no_name_yet(
     fits.joinpath("download.json").write_text(
         '{"outcome": "unreachable", "reason": "no answer", "n_targets": null}'
     )
-    job = SimpleNamespace(
-        wildcards={"survey": "main", "program": "dark", "order": "6", "pixel": "7"},
-        params=SimpleNamespace(layout="healpix"),
-        log=[tmp_path / "logs/7.log"], config={"results": str(tmp_path)},
-        input=SimpleNamespace(fits=str(fits)), output=SimpleNamespace(parquet=str(parquet)),
-    )  # fmt: skip
+    write_json(tmp_path / SETTINGS, {})
     script = str(REPOSITORY / "scripts/fuse_tile.py")
+    given = {
+        "results": tmp_path, "survey": "main", "program": "dark", "order": 6, "pixel": 7,
+        "log": tmp_path / "logs/7.log", "fits": fits, "parquet": parquet,
+    }  # fmt: skip
+    monkeypatch.setattr("sys.argv", [script, *(f"--{k}={value}" for k, value in given.items())])
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
         patched.setattr(f"desi_fits_to_parquet.{module}.{killed_in}", killed)
-        runpy.run_path(script, {"snakemake": job})
+        runpy.run_path(script)
     assert not parquet.exists()
-    runpy.run_path(script, {"snakemake": job})
+    runpy.run_path(script)
     assert list(parquet.iterdir()) == []  # a failed tile's; and nothing of the killed job's
     assert (fits / "fuse.json").exists()
 

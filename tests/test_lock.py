@@ -8,7 +8,6 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from conftest import REPOSITORY
@@ -132,7 +131,15 @@ def test_run_whose_lock_was_removed_notices_the_run_that_took_its_place(tmp_path
             renew()
 
 
-@pytest.mark.parametrize("stage", ["download_tile", "fuse_tile", "validate_tile"])
+OWN_ARGUMENTS = {
+    "download_tile": ("sources", "fits"),
+    "fuse_tile": ("fits", "parquet"),
+    "validate_tile": ("fits", "parquet", "marker"),
+    "skim_tile": ("sources", "marker"),
+}
+
+
+@pytest.mark.parametrize("stage", OWN_ARGUMENTS)
 def test_job_of_another_run_writes_nothing(
     stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -140,20 +147,14 @@ def test_job_of_another_run_writes_nothing(
     log, partial = tmp_path / "tile.log", tmp_path / "fits/7.part"
     partial.mkdir(parents=True)
     log.write_text("of the second run's job")
-    job = SimpleNamespace(
-        wildcards={"survey": "main", "program": "dark", "healpix": "7"},
-        log=[log], config={"results": str(tmp_path)},
-        params=SimpleNamespace(sources="{}", layout="healpix"),
-        input=SimpleNamespace(fits=str(tmp_path / "fits/7"), parquet=str(tmp_path / "7")),
-        output=SimpleNamespace(
-            fits=str(tmp_path / "fits/7"), parquet=str(tmp_path / "7"),
-            marker=str(tmp_path / "7.json"),
-        ),
-    )  # fmt: skip
+    given = {"results": tmp_path, "survey": "main", "program": "dark", "healpix": 7, "log": log}
+    given |= {name: tmp_path / name for name in OWN_ARGUMENTS[stage]}
+    script = str(REPOSITORY / f"scripts/{stage}.py")
+    monkeypatch.setattr("sys.argv", [script, *(f"--{k}={value}" for k, value in given.items())])
     monkeypatch.setenv(RUN_ID, "first")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(SystemExit, match="started by run first"):
-        runpy.run_path(str(REPOSITORY / f"scripts/{stage}.py"), {"snakemake": job})
+        runpy.run_path(script)
     assert sorted(tmp_path.rglob("*")) == before
     assert log.read_text() == "of the second run's job"
 

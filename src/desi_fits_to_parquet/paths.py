@@ -22,6 +22,9 @@ OUTAGE = ".outage.json"
 OUTAGE_LOCK = ".outage.lock"
 """Held by the one job that asks whether the archive answers again."""
 
+SETTINGS = ".settings.json"
+"""File in the results with the settings of the run that works there: its jobs read it."""
+
 LEFTOVERS = ".leftovers"
 """Made by a run that had to remove what a killed one left; it makes that run begin."""
 
