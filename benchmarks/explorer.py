@@ -42,9 +42,9 @@ MEANINGS = {
 
 def main() -> None:
     """Measure both sizes, print them, write them."""
+    check_needs(2, Path(tempfile.gettempdir()))
     if reason := chromium.why_not():
         raise SystemExit(f"This benchmark needs Chromium: {reason}.")
-    check_needs(2, Path(tempfile.gettempdir()))
     figures: dict[str, dict[str, float]] = {}
     with chromium.chromium() as browser:
         for name, rows in SIZES.items():

@@ -32,7 +32,8 @@ def test_everything_that_is_missing_is_named_at_once(
 
 
 @pytest.mark.parametrize(
-    "name", ["fusion", "transfer", "scale", "query", "training", "endurance", "run", "voids"]
+    "name",
+    ["fusion", "transfer", "scale", "query", "training", "endurance", "run", "voids", "explorer"],
 )
 def test_a_benchmark_looks_for_what_it_needs_before_all_else(
     benchmark: Any, monkeypatch: pytest.MonkeyPatch, name: str
