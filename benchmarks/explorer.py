@@ -87,7 +87,7 @@ def measure(browser: Any, address: str, results: Path, rows: int) -> dict[str, f
     figures["read_mb"] = before = megabytes()
 
     index = pq.read_table(results / "catalog_targetid/dataset/index/part.0.parquet")
-    targetid = index["targetid"][len(index) // 3].as_py()
+    targetid = str(index["targetid"][len(index) // 3].as_py())
     started = time.monotonic()
     page.fill("#filters [name=targetid]", targetid)
     wait(f"document.querySelector('#list tbody tr td')?.textContent === '{targetid}'")

@@ -316,6 +316,33 @@ def test_the_address_brings_everything_back(
     other.close()
 
 
+@pytest.mark.parametrize(("width", "height"), [(1440, 900), (1024, 700), (390, 844)])
+def test_nothing_lies_outside_of_the_window(
+    page: Any, address: str, catalog: list[Row], width: int, height: int
+) -> None:
+    page.set_viewport_size({"width": width, "height": height})
+    open_page(page, address)
+    size = page.evaluate(
+        "(({ scrollWidth, scrollHeight }) => [scrollWidth, scrollHeight])(document.documentElement)"
+    )
+    assert size[0] == width
+    if width < 1000:  # it is read from above to below there; a click leads to the spectrum
+        page.locator("#list tbody tr").nth(1).click()
+        wait_for_target(page, catalog[1]["targetid"])
+        page.wait_for_function(
+            "Math.abs(document.getElementById('target').getBoundingClientRect().y) < 50"
+        )
+        return
+    assert size[1] == height
+    for element in page.locator("button:visible, input:visible, select:visible").all():
+        if element.evaluate("element => !element.closest('.scroll, #fits')"):
+            box = element.bounding_box()
+            assert 0 <= box["x"] <= box["x"] + box["width"] <= width, element
+            assert 0 <= box["y"] <= box["y"] + box["height"] <= height, element
+    plot = page.locator("#plot").bounding_box()
+    assert plot["height"] > 280
+
+
 def test_masked_pixels_are_marked(page: Any, address: str, catalog: list[Row]) -> None:
     row = catalog[0]
     good = spectrum_of(row)["ivar"] > 0
