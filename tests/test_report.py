@@ -251,6 +251,11 @@ def test_the_run_of_2025_gives_its_true_totals(tmp_path):
     assert seconds < 20
 
 
+QUASARS = (
+    "the targets of DESI's quasar catalogue (preset desi_qso: QuasarNET above 0.95, "
+    "COADD_FIBERSTATUS 0 or 8388608 or 16777216)"
+)
+
 EVERY = {"spectypes": ["STAR", "QSO", "GALAXY"], "objtypes": list(OBJTYPES), "zwarn": None}
 
 
@@ -258,11 +263,11 @@ EVERY = {"spectypes": ["STAR", "QSO", "GALAXY"], "objtypes": list(OBJTYPES), "zw
     ("change", "text"),
     [
         ({}, "the targets with SPECTYPE QSO, OBJTYPE TGT, ZWARN 0"),
-        ({"preset": "desi_qso", "spectypes": ["GALAXY"]},
-         "the targets of DESI's quasar catalogue (preset desi_qso)"),
+        ({"preset": "desi_qso", "spectypes": ["GALAXY"]}, QUASARS),
+        ({"preset": "desi_qso", "qso_threshold": 0.99, "qso_fiberstatus": [0, 8]},
+         QUASARS.replace("0.95", "0.99").replace("0 or 8388608 or 16777216", "0 or 8")),
         ({"preset": "desi_qso", "z": [2.1, 4], "deltachi2": [9, 1e4]},
-         "the targets of DESI's quasar catalogue (preset desi_qso) with redshift from 2.1 to 4, "
-         "DELTACHI2 from 9 to 10000"),
+         f"{QUASARS} with redshift from 2.1 to 4, DELTACHI2 from 9 to 10000"),
         (EVERY, "all targets"),
         (EVERY | {"spectypes": ["QSO", "STAR"], "targets": ["QSO", "LRG"]},
          "the targets with SPECTYPE QSO or STAR, targeted as QSO or LRG"),

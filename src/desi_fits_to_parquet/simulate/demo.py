@@ -1,7 +1,9 @@
 """The demo: simulate a small archive, serve it on this machine, run the real workflow on it."""
 
 import argparse
+import functools
 import json
+import operator
 import os
 import shutil
 import signal
@@ -105,17 +107,28 @@ def print_summary(summary: Mapping[str, Any], results: Path, seconds: float) -> 
 
 
 def print_quasars(results: Path, count: int = 5) -> None:
-    """Print the brightest quasars of the demo, read from its Parquet."""
+    """Print the brightest quasars of the demo, and how the first was seen, from its Parquet."""
     import pyarrow.dataset as ds
 
-    columns = ["survey", "program", "healpix", "targetid", "z", "flux_r"]
+    keys = ["survey", "program", "healpix", "targetid"]
     files = sorted(map(str, (results / "parquet").glob("**/*.parquet")))
-    quasars = ds.dataset(files).to_table(columns=columns)
+    dataset = ds.dataset(files)
+    quasars = dataset.to_table(columns=[*keys, "z", "flux_r"]).sort_by([("flux_r", "descending")])
     say(f"\nThe {count} brightest, from {results}/parquet")
     say(f"  {'pixel':18s} {'targetid':>18s} {'z':>7s} {'flux_r':>8s}")
-    for row in quasars.sort_by([("flux_r", "descending")]).slice(0, count).to_pylist():
+    brightest = quasars.slice(0, count).to_pylist()
+    for row in brightest:
         name = f"{row['survey']}-{row['program']}-{row['healpix']}"
         say(f"  {name:18s} {row['targetid']:18d} {row['z']:7.4f} {row['flux_r']:8.2f}")
+    first = functools.reduce(operator.and_, (ds.field(key) == brightest[0][key] for key in keys))
+    columns = ["exposures", "wavelength", "lsf"]
+    (row,) = dataset.to_table(columns=columns, filter=first).to_pylist()
+    seen = zip(*(row["exposures"][name] for name in ("expid", "night", "exptime")), strict=True)
+    each = ", ".join(f"{expid} in the night {night} ({s:.0f} s)" for expid, night, s in seen)
+    say(f"The first in exposures {each}")
+    at = (0, len(row["lsf"]) // 2, -1)
+    widths = (f"{row['lsf'][i]:.3f} at {row['wavelength'][i]:.0f}" for i in at)
+    say(f"with lines as wide as sigma (Angstrom) {', '.join(widths)} Angstrom")
 
 
 def compare_outcomes(results: Path, expected: Mapping[Tile, str]) -> int:
