@@ -23,6 +23,8 @@ SETTINGS: dict[str, Any] = {
     "sample": None,
     "selection": {
         "preset": None,
+        "qso_threshold": 0.95,
+        "qso_fiberstatus": [0, 8388608, 16777216],
         "spectypes": ["QSO"],
         "zwarn": 0,
         "objtypes": ["TGT"],

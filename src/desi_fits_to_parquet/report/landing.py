@@ -189,10 +189,10 @@ def selection_text(selection: SelectionSettings) -> str:
     """Say in words which targets of a tile are selected: all that is not just everything."""
     cuts = []
     if selection["preset"]:
-        who = (
-            f"the targets of DESI's quasar catalogue (preset {selection['preset']}: QuasarNET above "
-            f"{selection['qso_threshold']:g}, COADD_FIBERSTATUS {_any_of(selection['qso_fiberstatus'])})"
-        )
+        rule = f"QuasarNET above {selection['qso_threshold']:g}"
+        status = f"COADD_FIBERSTATUS {_any_of(selection['qso_fiberstatus'])}"
+        preset = f"preset {selection['preset']}: {rule}, {status}"
+        who = f"the targets of DESI's quasar catalogue ({preset})"
     else:
         who = "the targets"
         for name, wanted, every in (
