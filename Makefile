@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 
 .PHONY: help env reference lsdb torch slurm explorer check-explorer demo status test test-reference test-lsdb test-torch test-faults test-servers test-slurm test-browser screenshots fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query benchmark-training benchmark-run benchmark-explorer benchmark-endurance lint format lock clean benchmark-voids
+.PHONY: report-pdf
 .PHONY: config-readme dist test-wheel
 
 help:  ## say what there is
@@ -84,6 +85,9 @@ check-explorer: explorer/node_modules/.installed  ## see that the page in the pa
 # Without `env` before it: nothing is installed anew while a run goes on.
 status:  ## say how far a run is, also from another shell (RESULTS=folder if it is not results)
 	@$(BIN)/python -m desi_fits_to_parquet.run.status $(RESULTS)
+
+report-pdf: env  ## print the report as PDF, A4, with an installed Chromium or Chrome (RESULTS=folder if it is not results)
+	@$(BIN)/python -m desi_fits_to_parquet.report.pdf $(or $(RESULTS),results)
 
 test: env  ## run the whole test suite
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

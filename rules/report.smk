@@ -7,11 +7,7 @@ rule report:
         touch(f"{RESULTS}/{REPORTED}"),
         f"{RESULTS}/report/{LANDING}",
         directory(f"{RESULTS}/report/{FIGURES_FOLDER}"),
-        report(
-            f"{RESULTS}/report/{PAGE}",
-            category="Report",
-            labels={"content": "Every figure and table"},
-        ),
+        f"{RESULTS}/report/{PAGE}",
     log:
         f"{RESULTS}/logs/report.log",
     localrule: True

@@ -36,7 +36,7 @@ SETTINGS: dict[str, Any] = {
     },
     "columns": {"fibermap": "default"},
     "spectra": {"cameras": "combined"},
-    "precision": {"mode": "bounded", "flux_tolerance": 0.125, "ivar_bits": 8},
+    "precision": {"mode": "bounded", "flux_tolerance": 0.125, "ivar_bits": 8, "lsf_bits": 7},
 }
 
 

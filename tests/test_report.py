@@ -26,6 +26,7 @@ from desi_fits_to_parquet.report.files import (
     TABLES,
 )
 from desi_fits_to_parquet.report.landing import OBJTYPES, SPECTYPES, overview
+from desi_fits_to_parquet.report.pdf import main
 from desi_fits_to_parquet.report.tables import SUMMED, add_up, table_rows, write_tiles
 from desi_fits_to_parquet.settings import settings_fingerprint
 from desi_fits_to_parquet.tile import Tile
@@ -210,7 +211,7 @@ def test_a_marker_that_lacks_a_figure_is_refused(tmp_path):
 
 
 def overview_of(summary, settings=SETTINGS):
-    return unescape(re.sub("<.*?>", "", overview(summary, settings, "", 7)))
+    return unescape(re.sub("<.*?>", "", overview(summary, settings, "")))
 
 
 def test_the_overview_leads_with_the_answer_and_says_what_failed_and_what_to_do(run):
@@ -324,3 +325,13 @@ def test_an_audit_without_a_list_of_checksums_is_no_failure(tmp_path, sha256_ok,
     write_run(tmp_path, markers=[marker(tile, "converted") | {"audit": audit}])
     rows, _ = table_rows([tile], tmp_path / "validated", settings_fingerprint(SETTINGS))
     assert rows[0]["audit_passed"] is passed
+
+
+def test_printing_without_a_browser_or_a_report_says_what_to_do(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main([str(tmp_path)]) == 1
+    assert "index.html is not there: name a results folder" in capsys.readouterr().err
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / PAGE).write_text("")
+    assert main([str(tmp_path)]) == 1
+    assert "in any browser and print it" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from desi_fits_to_parquet.report import pages as report_pages
 from desi_fits_to_parquet.report import sky as sky_maps
 from desi_fits_to_parquet.report.files import FIGURES_FOLDER, LANDING, PAGE, PLOTS, SECTIONS
 from desi_fits_to_parquet.report.html import figure, missing_figure, paragraph, report_page
-from desi_fits_to_parquet.report.landing import object_name, overview
+from desi_fits_to_parquet.report.landing import object_name, overview, within_snakemake
 from desi_fits_to_parquet.report.sample import read_sample
 from desi_fits_to_parquet.report.style import save_figure
 from desi_fits_to_parquet.report.tables import (
@@ -92,10 +92,11 @@ def build_report(results: Path, report_folder: Path, settings: Settings) -> dict
         )
         for name, section in SECTIONS.items()
     }
-    first = overview(summary, settings, shown["composite"].replace(' id="', ' data-is="', 1), None)
-    write_atomically(report_folder / LANDING, first)
+    picture = _picture(report_folder / FIGURES_FOLDER)
     title = f"{summary['n_rows']:,} DESI {object_name(settings['selection'])}"
-    write_atomically(report_folder / PAGE, report_page(title, first, sections))
+    page = report_page(title, overview(summary, settings, picture), sections)
+    write_atomically(report_folder / PAGE, page)
+    write_atomically(report_folder / LANDING, within_snakemake(page))
     return summary
 
 
@@ -122,6 +123,15 @@ def _drawings(
         "stages": lambda: figures.draw_stages(frame),
         "rounding": lambda: figures.draw_rounding(frame, settings["precision"]),
     }
+
+
+def _picture(folder: Path) -> str:
+    """Show the figure that the report begins with: the first of some that could be drawn."""
+    for name in ("composite", "gallery_1", "sky_outcomes"):
+        path = folder / f"{name}.svg"
+        if path.is_file():
+            return figure("first", path.read_text(), PLOTS[name].title, PLOTS[name].caption)
+    return ""
 
 
 def _draw(drawings: Mapping[str, Callable[[], Figure]], folder: Path) -> dict[str, str]:

@@ -163,14 +163,15 @@ def draw_composite(sample: Sample) -> Figure:
         label="middle 68 % of the spectra",
     )  # fmt: skip
     axes.plot(stack.wavelength, stack.flux, color=colour, linewidth=1, label="median")
-    top = float(np.nanquantile(stack.flux, 0.998))
-    axes.set_ylim(min(0.0, float(np.nanquantile(stack.flux, 0.002))), 1.35 * top)
+    # room for the names of the lines; a single bad bin at an end does not set the range
+    top = min(float(stack.flux.max()), 8 * float(np.quantile(stack.flux, 0.98)))
+    axes.set_ylim(min(0.0, float(np.quantile(stack.flux, 0.002))), 1.2 * top)
     left, right = float(stack.wavelength[0]), float(stack.wavelength[-1])
     axes.set_xlim(left, right)
     _mark_lines(axes, spectype, 0.0, left, right)
     axes.set_xlabel("wavelength in the rest frame, vacuum (Å)")
     axes.set_ylabel("flux density (number, 1 is its mean)")
-    axes.legend(loc="center right")
+    figure.legend(loc="outside lower center", ncols=2)
     axes.grid(visible=False)
     axes.set_title(f"{len(rows):,} spectra of class {spectype}")
     return figure

@@ -73,17 +73,11 @@ def draw_reduction(tiles: pd.DataFrame, summary: dict[str, Any]) -> Figure:
         say_nothing_to_show(against)
         return figure
 
-    converted = written.outcome == "converted"
-    percent = 100 * (1 - written.bytes_parquet / written.bytes_archive)
-    distribution.hist(
-        [percent[converted], percent[~converted]],
-        bins=histogram_edges(percent),
-        stacked=True,
-        color=[BLUE, SKY],
-        hatch=["", ".."],
-        label=[f"converted ({converted.sum():,})", f"no_targets ({(~converted).sum():,})"],
-    )
-    median = float(percent[converted].median()) if converted.any() else float(percent.median())
+    converted = written[written.outcome == "converted"]
+    shown = written if converted.empty else converted
+    percent = 100 * (1 - shown.bytes_parquet / shown.bytes_archive)
+    distribution.hist(percent, bins=histogram_edges(percent, most=50), color=BLUE)
+    median = float(percent.median())
     distribution.axvline(
         median, color="0.1", linestyle="--", label=f"median {percent_text(median)}"
     )
@@ -92,7 +86,8 @@ def draw_reduction(tiles: pd.DataFrame, summary: dict[str, Any]) -> Figure:
     distribution.yaxis.set_major_locator(MaxNLocator(integer=True))
     distribution.set_ylim(0, 1.35 * distribution.dataLim.ymax)  # room for the legend
     distribution.legend(loc="upper left")
-    distribution.set_title(f"{len(written):,} tiles with a Parquet file")
+    kind = "tiles without selected targets" if converted.empty else "converted tiles"
+    distribution.set_title(f"{len(shown):,} {kind}")
 
     known = written[written.n_targets.notna()]
     for outcome in ("converted", "no_targets"):

@@ -12,7 +12,7 @@ PAGE = "index.html"
 """The report itself: one page that needs nothing beside itself."""
 
 LANDING = "landing.html"
-"""Its overview alone, which Snakemake's own report shows first."""
+"""The same as a part of Snakemake's own report, which shows it first."""
 
 FIGURES_FOLDER = "figures"
 """Folder of the figures as files of their own, SVG: those that there is something to draw for."""
@@ -88,8 +88,8 @@ PLOTS = {
         "Bytes and reduction",
         "Top: the bytes of all discovered tiles in the archive (the files that the fusion uses, "
         "failed tiles included), the bytes that came over the network, and the bytes written as "
-        "Parquet. Bottom left: how the reduction is distributed over the tiles that have a Parquet "
-        "file. Bottom right: the factor by which a tile shrinks against the number of its targets.",
+        "Parquet. Bottom left: how the reduction is distributed over the converted tiles. Bottom "
+        "right: the factor by which a tile shrinks against the number of its targets.",
     ),
     "waterfall": Plot(
         "Causes of the reduction",

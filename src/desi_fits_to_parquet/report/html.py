@@ -8,6 +8,9 @@ from typing import Any
 
 from desi_fits_to_parquet.units import decimals
 
+_ON_PAPER = 12
+"""Rows of a long table that are printed."""
+
 _STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; color: #111; background: #fff; margin: 1.2em; }
 h1 { font-size: 1.6em; } h2 { font-size: 1.5em; margin: .6em 0 .3em; }
@@ -19,25 +22,30 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 th { border-bottom: 2px solid #111; position: sticky; top: 0; background: #fff; }
 th button { font: inherit; font-weight: bold; border: 0; background: none; padding: 0;
   cursor: pointer; }
+td:first-child { white-space: nowrap; }
 td:last-child:not(.number) { overflow-wrap: anywhere; min-width: 14em; }
 .table { overflow: auto; max-width: 100%; max-height: 80vh; }
 tbody tr:hover { background: #f2f6fa; }
+pre.settings { columns: 17em; }
 pre { background: #f5f5f5; border: 1px solid #ddd; padding: .7em; overflow-x: auto; }
 input { font: inherit; padding: .25em .5em; width: 24em; max-width: 90%; }
 .note { color: #444; }
+@media screen { .paper { display: none; } }
 figure { margin: 1.2em 0; break-inside: avoid; }
 figure svg { display: block; width: 100%; height: auto; max-height: 78vh; }
 figcaption { max-width: 62em; color: #333; margin-top: .4em; }
-@page { size: A4; margin: 15mm 14mm; }
+@page { size: A4; margin: 15mm 14mm 17mm; @bottom-center { content: counter(page);
+  font: 9pt system-ui, sans-serif; } }
 @media print {
   body { margin: 0; font-size: 9.5pt; }
   .screen, input { display: none; }
   .table { overflow: visible; max-height: none; }
   th { position: static; }
   h2, h3 { break-after: avoid; }
-  [data-table] tbody tr:nth-child(n+16) { display: none; }
+  tr { break-inside: avoid; }
+  [data-table] tbody tr:nth-child(n+ROWS) { display: none; }
 }
-"""
+""".replace("ROWS", str(_ON_PAPER + 1))
 
 # The report: its sections beside a list of them that stays in sight.
 _REPORT_STYLE = """
@@ -58,12 +66,18 @@ section { border-top: 1px solid #bbb; margin-top: 2em; padding-top: .4em; }
   body.report { display: block; }
   nav { display: none; }
   main { padding: 0; }
-  section { break-before: page; border: 0; margin: 0; padding: 0; }
+  section { margin-top: 1.2em; }
 }
 """
 
 # Rows stay data until they are shown, and go into the page as text: no cell can carry markup.
 _SCRIPT = """
+// within a frame that has no address of its own, a link to a place would open the outer page
+if (location.protocol === "about:")
+  for (const link of document.querySelectorAll("nav a")) link.onclick = event => {
+    event.preventDefault();
+    document.querySelector(link.hash).scrollIntoView();
+  };
 const SHOWN = 200;
 for (const box of document.querySelectorAll("[data-table]")) {
   const data = JSON.parse(box.querySelector("script").textContent);
@@ -196,9 +210,9 @@ def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
-def preformatted(text: str) -> str:
-    """Show text as it stands, for commands and settings."""
-    return f"<pre>{escape(text)}</pre>"
+def preformatted(text: str, kind: str = "") -> str:
+    """Show text as it stands, for commands and, of kind `settings`, for long lists of lines."""
+    return f"<pre class='{kind}'>{escape(text)}</pre>" if kind else f"<pre>{escape(text)}</pre>"
 
 
 def plain_table(
@@ -216,7 +230,7 @@ def plain_table(
     names
         Columns of whole numbers that are names: written without commas.
     """
-    digits = {name: _digits(rows, name, names) for name in columns}
+    digits = {name: _digits(rows, name, text, names) for name, text in columns.items()}
     head = "".join(
         f'<th class="{"" if digits[name] is None else "number"}">{escape(text)}</th>'
         for name, text in columns.items()
@@ -240,7 +254,7 @@ def search_table(
     rows, columns, names
         As of `plain_table`.
     """
-    digits = [_digits(rows, name, names) for name in columns]
+    digits = [_digits(rows, name, text, names) for name, text in columns.items()]
     head = "".join(
         f'<th class="{"" if places is None else "number"}"><button>{escape(text)}</button>'
         "<span></span></th>"
@@ -257,7 +271,12 @@ def search_table(
         '<div data-table><input type="search" placeholder="search: words that a row must hold" '
         'aria-label="search"> <span class="note screen"></span>\n'
         f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody></tbody></table></div>\n'
-        f'<script type="application/json">{data}</script></div>'
+        + (
+            f'<p class="paper">The first {_ON_PAPER} of {len(rows):,} rows.</p>\n'
+            if len(rows) > _ON_PAPER
+            else ""
+        )
+        + f'<script type="application/json">{data}</script></div>'
     )
 
 
@@ -265,13 +284,17 @@ _NAME = -1
 """Stands for the digits of a number that is a name."""
 
 
-def _digits(rows: Sequence[Mapping[str, Any]], name: str, names: Sequence[str]) -> int | None:
+def _digits(
+    rows: Sequence[Mapping[str, Any]], name: str, text: str, names: Sequence[str]
+) -> int | None:
     """Tell how many digits the figures of a column have behind the point; None: it has texts."""
     values = [row[name] for row in rows if row[name] is not None]
     if not values or not all(isinstance(value, int | float) for value in values):
         return None
     if name in names:
         return _NAME
+    if "(%)" in text:
+        return 2
     return decimals(values) if any(isinstance(value, float) for value in values) else 0
 
 

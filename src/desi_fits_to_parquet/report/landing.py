@@ -18,8 +18,6 @@ OBJTYPES = ("TGT", "SKY", "NON", "BAD", "")
 
 _PLURALS = {"QSO": "quasars", "GALAXY": "galaxies", "STAR": "stars"}
 
-# Within Snakemake's own report too, which shows this beside its graph of rules, in a column of a
-# third of the window, and hides the top of what is taller than the window.
 _STYLE = """
 .overview { font: 15px/1.5 system-ui, sans-serif; color: #111; max-width: 74em; }
 .overview h1 { font-size: 2.1em; line-height: 1.15; margin: 0 0 .2em; font-weight: 700; }
@@ -39,15 +37,30 @@ _STYLE = """
 .overview pre { background: #f5f5f5; color: #111; border: 1px solid #ddd; padding: .6em;
   overflow-x: auto; font-size: .88em; margin: .3em 0; }
 .overview code { background: #f5f5f5; color: #111; font-weight: normal; }
-div:has(> div > div > div > .overview) { display: block; }
-div:has(> div > div > .overview) { max-width: none; }
-div:has(> div > div > div > div > .overview) { align-items: flex-start; }
 """
 
 
-def overview(
-    summary: dict[str, Any], settings: Settings, picture: str, targetid: int | None
-) -> str:
+# Snakemake's own report gives its first text a column beside the graph of rules, and hides the top
+# of what is taller than the window: here the text has the window and the graph stands below it.
+_WITHIN_SNAKEMAKE = """<style>
+.prose:has(iframe.report) { max-width: none; }
+div:has(> .prose iframe.report) { padding: 0; }
+div:has(> div > .prose iframe.report) { display: block; padding: 0; }
+div:has(> div > div > .prose iframe.report) { display: block; }
+iframe.report { display: block; width: 100%; height: 100vh; border: 0; }
+</style>"""
+
+
+def within_snakemake(page: str) -> str:
+    """Wrap the page of the report for Snakemake's own report, which shows it first.
+
+    Not as one of its results: these are addresses that hold all of a page, and browsers open none
+    of more than 2 MB.
+    """
+    return f'{_WITHIN_SNAKEMAKE}<iframe class="report" srcdoc="{escape(page)}"></iframe>\n'
+
+
+def overview(summary: dict[str, Any], settings: Settings, picture: str) -> str:
     """Write the overview (HTML).
 
     Parameters
@@ -58,8 +71,6 @@ def overview(
         The configuration of the run.
     picture
         A figure (HTML), or nothing.
-    targetid
-        A target whose spectrum is worth a look; None where there is none.
     """
     selection = settings["selection"]
     what = object_name(selection)
@@ -105,18 +116,18 @@ def overview(
             paragraph("Each failed tile and its reason stand under Tiles, in failed.csv too.")
         )
     results = settings["results"].rstrip("/")
-    left = [
+    how = [
         "<h2>Open these data</h2>",
-        preformatted("\n".join(opening(results, what, targetid))),
+        preformatted("\n".join(opening(results, what))),
         "<h2>Look at them</h2>",
         _explorer(results),
     ]
-    right = [picture] if picture else []
+    columns = [f"<div>{part}</div>" for part in (picture, "".join(how)) if part]
     below = ["<h2>What to do</h2>", *todo] if todo else []
     return (
         f'<style>{_STYLE}</style><div class="overview"><h1>{escape(_headline(summary, what))}</h1>'
         f'<p class="asked">{escape(asked)}</p><div class="cards">{shown}</div>'
-        f'<div class="columns"><div>{"".join(right)}</div><div>{"".join(left)}</div></div>'
+        f'<div class="columns">{"".join(columns)}</div>'
         f"{''.join(below)}{''.join(map(paragraph, noted))}</div>\n"
     )
 
@@ -129,13 +140,12 @@ def object_name(selection: SelectionSettings) -> str:
     return _PLURALS.get(kinds[0], "spectra") if len(kinds) == 1 else "spectra"
 
 
-def opening(results: str, what: str, targetid: int | None) -> list[str]:
+def opening(results: str, what: str) -> list[str]:
     """Write four lines of Python that open the data of a run and draw a spectrum."""
-    one = f"targets({targetid})" if targetid is not None else "head(1)"
     return [
         "from desi_fits_to_parquet import open_catalog",
         f'{what} = open_catalog("{results}")',
-        f"axes = {what}.{one}.spectra()[0].plot(smooth=5)",
+        f"axes = {what}.head(1).spectra()[0].plot(smooth=5)",
         'axes.figure.savefig("spectrum.png")',
     ]
 

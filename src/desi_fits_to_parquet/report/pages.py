@@ -28,17 +28,8 @@ from desi_fits_to_parquet.units import MB, size_text
 
 N_SLOWEST = 200
 
-_IDENTITY = {
-    "survey": "survey",
-    "program": "program",
-    "healpix": "number",
-    "order": "order",
-    "pixel": "pixel",
-}
-"""Columns that say which tile it is; the number is that of DESI's names: pixel, or uniqpix."""
-
-_NUMBERS = ("healpix", "order", "pixel")
-"""Those that are numbers."""
+_NUMBERS = ("order", "pixel")
+"""Columns of whole numbers that are names."""
 
 _PACKAGES = ("snakemake", "numpy", "pyarrow", "h5py", "obstore", "boto3", "astropy", "matplotlib")
 
@@ -58,7 +49,9 @@ def compression_parts(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> list[s
             {"survey": survey, "program": program, **_sizes(group)}
             | {"rows": int(group.n_rows.sum())}
         )
-    total = {"survey": "all", "program": "", **_sizes(tiles), "rows": summary["n_rows"]}
+    if len(groups) != 1:
+        total = {"survey": "all", "program": "", **_sizes(tiles), "rows": summary["n_rows"]}
+        groups.append(total)
     columns = {
         "survey": "survey",
         "program": "program",
@@ -72,7 +65,7 @@ def compression_parts(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> list[s
     }
     parts = [
         heading("By survey and program"),
-        plain_table([*groups, total], columns),
+        plain_table(groups, columns),
         heading("Causes of the reduction"),
     ]
     steps = [
@@ -116,7 +109,7 @@ def outcomes_parts(tiles: pd.DataFrame) -> list[str]:
         for (outcome, reason), count in kinds.most_common(50)
     ]
     columns = {
-        **_IDENTITY,
+        **_tile_columns(tiles),
         "outcome": "outcome",
         "n_targets": "targets",
         "n_rows": "rows",
@@ -124,13 +117,18 @@ def outcomes_parts(tiles: pd.DataFrame) -> list[str]:
         "fetched": "fetched (MB)",
         "parquet": "Parquet (MB)",
         "seconds": "time (s)",
-        "reason": "reason",
+        **({"reason": "reason"} if len(failed) else {}),
     }
     return [
-        heading("Failed tiles by reason (# stands for a number or checksum, TILE for the tile)"),
-        plain_table(reasons, {"outcome": "outcome", "tiles": "tiles", "reason": "reason"})
-        if reasons
-        else paragraph("No tile failed."),
+        heading("Failed tiles by reason"),
+        *(
+            [
+                plain_table(reasons, {"outcome": "outcome", "tiles": "tiles", "reason": "reason"}),
+                paragraph("# stands for a number or checksum, TILE for the tile's name."),
+            ]
+            if reasons
+            else [paragraph("No tile failed.")]
+        ),
         heading("All tiles"),
         search_table(_records(_with_units(tiles), columns), columns, _NUMBERS),
     ]
@@ -140,7 +138,7 @@ def slowest_parts(tiles: pd.DataFrame) -> list[str]:
     """Write the tiles that took longest."""
     frame = _with_units(tiles).nlargest(N_SLOWEST, "seconds")
     columns = {
-        **_IDENTITY,
+        **_tile_columns(tiles),
         "outcome": "outcome",
         "seconds": "in all (s)",
         "seconds_download": "download (s)",
@@ -149,12 +147,13 @@ def slowest_parts(tiles: pd.DataFrame) -> list[str]:
         "fetched": "fetched (MB)",
         "speed": "download (MB/s)",
         "requests": "requests",
-        "retries": "retries",
-        "throttled": "answers 429 or 503",
+        **({"retries": "sent again"} if tiles.retries.any() else {}),
+        **({"throttled": "429 or 503"} if tiles.throttled.any() else {}),
         "n_rows": "rows",
     }
+    which = f"The {len(frame):,} tiles" if len(frame) < len(tiles) else "Tiles"
     return [
-        heading(f"The {len(frame):,} tiles that took longest"),
+        heading(f"{which} that took longest"),
         search_table(_records(frame, columns), columns, _NUMBERS),
     ]
 
@@ -170,10 +169,19 @@ def fidelity_parts(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> list[str]
         )
     ]
     errors = [
-        {"what": "largest error of a flux (sigma)", "value": summary["max_flux_error_sigma"]},
-        {"what": "mean error of flux, signed, over all rows (sigma)", "value": _mean_error(tiles)},
-        {"what": "largest relative error of an ivar", "value": summary["max_ivar_error_relative"]},
-        {"what": "largest relative error of an lsf", "value": summary["max_lsf_error_relative"]},
+        {"what": what, "value": f"{scale * value:.3g} {unit}"}
+        for what, value, scale, unit in (
+            ("largest error of a flux", summary["max_flux_error_sigma"], 1, "sigma"),
+            (
+                "mean error of flux, signed, over all rows",
+                _mean_error(tiles),
+                1000,
+                "thousandths of sigma",
+            ),
+            ("largest error of an ivar", summary["max_ivar_error_relative"], 100, "%"),
+            ("largest error of an lsf", summary["max_lsf_error_relative"], 100, "%"),
+        )
+        if value
     ]
     audited = tiles[tiles.audited]
     audits = (
@@ -185,18 +193,20 @@ def fidelity_parts(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> list[str]
     bad = ", ".join(_name(row) for _, row in failed.iterrows())
     odd = tiles_worth_a_look(tiles)
     columns = {
-        **_IDENTITY,
+        **_tile_columns(tiles),
         "what": "what is far off",
         "value": "value",
         "typical": "median of its survey and program",
         "score": "distance (robust sigma)",
     }
-    same = "All Parquet files have one schema." if len(schemas) < 2 else (
-        f"The Parquet files have {len(schemas)} schemas: convert the fewer tiles again."
-    )  # fmt: skip
+    same = "All Parquet files have one schema." if schemas else "No tile has a Parquet file."
+    if len(schemas) > 1:
+        same = f"The Parquet files have {len(schemas)} schemas: convert the fewer tiles again."
     return [
         heading("Rounding"),
-        plain_table(errors, {"what": "what", "value": "value"}),
+        plain_table(errors, {"what": "what", "value": "value"})
+        if errors
+        else paragraph("No value differs from the archive's."),
         heading("Audits"),
         paragraph(f"{audits}: {bad}." if bad else f"{audits}."),
         paragraph(
@@ -204,18 +214,18 @@ def fidelity_parts(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> list[str]
             "files as a second reader (astropy, h5py) reads them too, every value."
         ),
         heading("Pixels"),
-        paragraph(
-            f"Of the spectra that were converted, {summary['n_masked_with_ivar']:,} pixels are "
-            "masked in the archive and have an ivar above 0 all the same (spectra.masked_pixels), "
-            f"and {summary['n_not_finite']:,} are NaN or infinite and got ivar 0. "
-            f"{summary['n_left_out']:,} selected targets have too many such pixels "
-            f"(spectra.max_not_finite) and were left out; {summary['n_no_data']:,} have no data "
-            "(COADD_NUMEXP 0, ivar 0 everywhere; selection.no_data)."
-        ),
+        paragraph(_pixels(summary)),
         heading("Schemas"),
-        paragraph(same if schemas else "No tile has a Parquet file."),
-        plain_table(
-            schemas, {"fingerprint": "fingerprint", "tiles": "tiles", "example": "for example"}
+        paragraph(same),
+        *(
+            [
+                plain_table(
+                    schemas,
+                    {"fingerprint": "fingerprint", "tiles": "tiles", "example": "for example"},
+                )
+            ]
+            if len(schemas) > 1
+            else []
         ),
         heading("Tiles worth a look"),
         paragraph(
@@ -223,7 +233,9 @@ def fidelity_parts(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> list[str]
             f"survey and program (where that has at least {FEWEST} tiles), either in the reduction "
             "or in the rows per target. Far off need not mean wrong."
         ),
-        search_table(odd, columns, _NUMBERS) if odd else paragraph("None."),
+        search_table(_records(_named(pd.DataFrame(odd)), columns), columns, _NUMBERS)
+        if odd
+        else paragraph("None."),
     ]
 
 
@@ -262,10 +274,37 @@ def provenance_parts(settings: Settings) -> list[str]:
         heading("To reproduce this run"),
         preformatted(commands),
         heading("Settings"),
-        preformatted(yaml.safe_dump(_plain(settings), sort_keys=False)),
+        preformatted(yaml.safe_dump(_plain(settings), sort_keys=False), "settings"),
         heading("How to cite"),
         *(paragraph(line) for line in cite),
     ]
+
+
+def _pixels(summary: Mapping[str, Any]) -> str:
+    """Say what was odd in the pixels of the spectra, or that nothing was."""
+    said = [
+        f"{summary[name]:,} {words}"
+        for name, words in (
+            (
+                "n_masked_with_ivar",
+                "pixels of converted spectra are masked in the archive and have an ivar above 0 "
+                "all the same (spectra.masked_pixels)",
+            ),
+            ("n_not_finite", "pixels are NaN or infinite and got ivar 0"),
+            (
+                "n_left_out",
+                "selected targets have too many such pixels (spectra.max_not_finite) and were left "
+                "out",
+            ),
+            (
+                "n_no_data",
+                "selected targets have no data (COADD_NUMEXP 0, ivar 0 everywhere; "
+                "selection.no_data)",
+            ),
+        )
+        if summary[name]
+    ]
+    return f"{'; '.join(said)}." if said else "No pixel was odd: none masked with a weight, no NaN."
 
 
 def _sizes(group: pd.DataFrame) -> dict[str, Any]:
@@ -286,10 +325,21 @@ def _kind_of_reason(reason: str, tile: str) -> str:
     return re.sub(r"\b([0-9a-f]{32,}|\d+)\b", "#", reason.replace(tile, "TILE"))
 
 
+def _tile_columns(tiles: pd.DataFrame) -> dict[str, str]:
+    """Return the columns that say which tile it is; its number may be another than its pixel."""
+    other = (tiles.pixel != tiles.healpix).any()
+    return {"tile": "tile"} | ({"order": "order", "pixel": "pixel"} if other else {})
+
+
+def _named(tiles: pd.DataFrame) -> pd.DataFrame:
+    numbers = tiles.healpix.astype(str)
+    return tiles.assign(tile=tiles.survey + "-" + tiles.program + "-" + numbers)
+
+
 def _with_units(tiles: pd.DataFrame) -> pd.DataFrame:
     seconds = tiles.seconds_download + tiles.seconds_fuse + tiles.seconds_validate
     speed = tiles.bytes_fetched / 1e6 / tiles.seconds_download.where(tiles.seconds_download > 0)
-    return tiles.assign(
+    return _named(tiles).assign(
         archive=tiles.bytes_archive / MB,
         fetched=tiles.bytes_fetched / MB,
         parquet=tiles.bytes_parquet / MB,

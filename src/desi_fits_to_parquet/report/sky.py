@@ -31,7 +31,7 @@ CENTRE_DEG = 120.0
 PATCHES = 3
 """Parts of the footprint that are drawn large, at most."""
 
-PATCH_DEG = 45.0
+PATCH_DEG = 90.0
 """A part that is larger, in declination or along it, is seen well on the map of the whole sky."""
 
 SHAPE = (1000, 2000)

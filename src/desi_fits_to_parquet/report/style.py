@@ -104,7 +104,8 @@ def save_figure(draw: Callable[[], Figure], path: Path) -> str:
         return f"{nothing}."
     except Exception as error:
         log.exception("%s cannot be drawn", path.name)
-        return f"This figure cannot be drawn: {shorten(neutral(str(error) or repr(error)), 900)}"
+        reason = str(error) if isinstance(error, ValueError | OSError) else repr(error)
+        return f"This figure cannot be drawn: {shorten(neutral(reason), 900)}"
     return ""
 
 

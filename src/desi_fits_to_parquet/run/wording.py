@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from desi_fits_to_parquet.records import OutageRecord
 from desi_fits_to_parquet.run.summary import Summary
 from desi_fits_to_parquet.text import neutral
-from desi_fits_to_parquet.units import size_text
+from desi_fits_to_parquet.units import percent_text, size_text
 
 
 def summary_lines(summary: Summary) -> list[str]:
@@ -89,7 +89,7 @@ def _saved(s: Summary) -> str:
     if not s.bytes_archive:
         return "nothing saved yet"
     saved = s.bytes_archive - s.bytes_parquet
-    return f"{size_text(saved)} ({100 * saved / s.bytes_archive:.2f} %) saved"
+    return f"{size_text(saved)} ({percent_text(100 * saved / s.bytes_archive)}) saved"
 
 
 def _time_left(s: Summary) -> str:

@@ -22,6 +22,7 @@ from desi_fits_to_parquet.run.stop import COMMAND, NAMES
 from desi_fits_to_parquet.simulate.archive import DEMO_PREFIXES, simulate_demo_archive
 from desi_fits_to_parquet.simulate.serve import serve_archive
 from desi_fits_to_parquet.tile import LAYOUTS, Tile
+from desi_fits_to_parquet.units import percent_text, size_text
 from desi_fits_to_parquet.workflow import workflow_folder
 
 WORKFLOW = workflow_folder()
@@ -91,11 +92,12 @@ def print_summary(summary: Mapping[str, Any], results: Path, seconds: float) -> 
     for outcome, meaning in OUTCOMES.items():
         say(f"  {summary['outcomes'][outcome]:5d}  {outcome:15s} {meaning}")
     archive, fetched, written = (
-        summary[f"bytes_{what}"] / 1e6 for what in ("archive", "fetched", "parquet")
+        size_text(summary[f"bytes_{what}"]) for what in ("archive", "fetched", "parquet")
     )
+    saved = percent_text(summary["reduction_percent"])
     say(
-        f"\nIn the archive {archive:8.1f} MB\nFetched        {fetched:8.1f} MB\n"
-        f"Parquet        {written:8.1f} MB   ({1 - written / archive:.1%} less than the archive)\n"
+        f"\nIn the archive {archive:>10s}\nFetched        {fetched:>10s}\n"
+        f"Parquet        {written:>10s}   ({saved} less than the archive)\n"
         f"\n{summary['n_rows']} quasars in {seconds:.0f} s.\n"
         f"Explore  {os.path.relpath(sys.executable)} -m desi_fits_to_parquet serve {results} "
         "--open    (the spectra in a browser)\n"
