@@ -102,6 +102,37 @@ def test_the_published_copy_is_whole_and_opens_unsigned(
     np.testing.assert_array_equal(far.head(3).spectra().flux, near.head(3).spectra().flux)
 
 
+@pytest.mark.lsdb
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_lsdb_opens_the_published_copy_unsigned(results: Path, bucket: Any, endpoint: str) -> None:
+    import dask
+    import lsdb
+    from obstore.fsspec import register
+    from upath import UPath
+
+    dask.config.set(scheduler="synchronous")
+    send(results, endpoint)
+    for entry in bucket.objects.all():
+        entry.Acl().put(ACL="public-read")
+    register("s3")
+    options: Any = {"allow_http": True}
+    place = UPath(
+        f"s3://{BUCKET}/{PREFIX}", skip_signature=True, region="us-west-2", endpoint=endpoint,
+        client_options=options,
+    )  # fmt: skip
+    expected = sorted(open_catalog(results).to_arrow()["targetid"].to_pylist())
+    frame = lsdb.open_catalog(place).compute()
+    assert sorted(frame["targetid"]) == expected
+    spectra = lsdb.open_catalog(place / "parquet/main-dark", columns=["targetid", "flux"]).compute()
+    assert len(spectra) == (frame["program"] == "dark").sum()
+    assert len(spectra["flux"].iloc[0]) == 7751
+    # over HTTP the catalogue alone: of the spectra LSDB wants a listing, which HTTP has not
+    catalog = lsdb.open_catalog(f"{endpoint}/{BUCKET}/{PREFIX}")
+    row = frame.iloc[0]
+    near = catalog.cone_search(row["target_ra"], row["target_dec"], radius_arcsec=10).compute()
+    assert row["targetid"] in set(near["targetid"])
+
+
 def test_only_what_has_changed_is_sent_and_what_is_gone_is_removed(
     results: Path, bucket: Any, endpoint: str
 ) -> None:
@@ -231,7 +262,7 @@ def test_the_card_tells_of_fields_sources_licence_and_paper(
         "CC BY 4.0",
         "2503.14745",
         "`is_primary`",
-        f'open_catalog("s3://{BUCKET}/{PREFIX}", endpoint="{endpoint}")',
+        f'open_catalog("s3://{BUCKET}/{PREFIX}", region="us-west-2", endpoint="{endpoint}")',
         "config_name: main-bright",
         "SPECPROD iron",
         '"flux_tolerance": 0.125',

@@ -22,14 +22,14 @@ _CITATIONS = {
 """Paper of each release, title and arXiv number, by the first part of its folder."""
 
 
-def write_card(results: Path, destination: str, endpoint: str | None) -> str:
+def write_card(results: Path, destination: str, endpoint: str | None, region: str) -> str:
     """Write the card of a collection (Markdown).
 
     Parameters
     ----------
     results
         The folder of the results of a run that has ended.
-    destination, endpoint
+    destination, endpoint, region
         Where the collection will be, for the lines that open it.
 
     Returns
@@ -54,7 +54,7 @@ def write_card(results: Path, destination: str, endpoint: str | None) -> str:
         f"desi-fits-to-parquet {__version__}. A HATS collection: `{CATALOG}/` holds the scalars of "
         f"all targets, `{PARQUET}/` the same with the spectra, a file for each HEALPix tile. "
         "`checksums.sha256` lists every file; `sha256sum -c checksums.sha256` checks a copy.",
-        _opening(destination, endpoint, groups),
+        _opening(destination, endpoint, region),
         _table("Fields of the spectra", spectra[0] if spectra else pa.schema([])),
         _table(
             "Fields that the catalogue adds",
@@ -86,9 +86,9 @@ def _head(name: str, groups: list[str]) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
-def _opening(destination: str, endpoint: str | None, groups: list[str]) -> str:
+def _opening(destination: str, endpoint: str | None, region: str) -> str:
     place = destination.rstrip("/")
-    more = f', endpoint="{endpoint}"' if endpoint else ""
+    more = f', region="{region}"' + (f', endpoint="{endpoint}"' if endpoint else "")
     return f"""## Opening it
 
 ```python
@@ -100,8 +100,11 @@ spectra = catalog.where("z > 2.1").head(10).spectra()
 
 ```python
 import lsdb
+from obstore.fsspec import register
+from upath import UPath
 
-catalog = lsdb.open_catalog("COPY")  # a local copy, or its address on a web server
+register("s3")
+catalog = lsdb.open_catalog(UPath("{place}", skip_signature=True{more}))
 ```"""
 
 

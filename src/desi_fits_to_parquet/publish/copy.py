@@ -119,7 +119,7 @@ def publish(
     wanted = [*files, CARD, MANIFEST]
     known = {*there.manifest(held)}
     stale = sorted(known & held.keys() - {*wanted})
-    files[CARD] = _of_text(write_card(results, destination, endpoint))
+    files[CARD] = _of_text(write_card(results, destination, endpoint, region))
     sums = "".join(f"{files[name].sha256}  {name}\n" for name in sorted(files))
     files[MANIFEST] = _of_text(sums)
     with ThreadPoolExecutor(_SENDERS) as threads:
