@@ -35,10 +35,12 @@ from desi_fits_to_parquet.run.repair import (
     remove_leftovers,
 )
 from desi_fits_to_parquet.run.snakemake import (
+    NoSharedFiles,
     UnknownSnakemake,
     apply,
     before_the_graph,
     begin,
+    check_files,
     jobs_to_do,
     kill_jobs,
     screens,
@@ -68,7 +70,8 @@ def take_lock():
 
 try:
     SNAKEMAKE_TESTED = apply(workflow, config["transfer"]["downloads"])
-except UnknownSnakemake as error:
+    check_files(workflow)
+except (NoSharedFiles, UnknownSnakemake) as error:
     sys.exit(str(error))
 
 STOP = Stop()

@@ -51,6 +51,8 @@ class Place(NamedTuple):
 NEEDED = (
     Place("workflow:Workflow.is_main_process"),
     Place("workflow:Workflow.resource_settings"),
+    Place("workflow:Workflow.storage_settings"),
+    Place("settings.types:StorageSettings.default_storage_provider"),
     Place("workflow:Workflow.global_resources"),
     Place("workflow:Workflow.register_resource", "self name value"),
     Place("workflow:Workflow.scheduler"),
@@ -95,6 +97,10 @@ GROUPING = (
 )
 
 LOOKED_AT = (*NEEDED, *FASTER, *TIMES, *GRAPH, *ENDING, *GROUPING)
+
+
+class NoSharedFiles(Exception):
+    """The results are where this process cannot read them by their names."""
 
 
 class UnknownSnakemake(Exception):
@@ -234,6 +240,23 @@ def _makes_groups(workflow: Workflow) -> bool:
 def shares_out(workflow: Workflow) -> bool:
     """Whether something shares out memory and time among jobs: a cluster, or a limit of memory."""
     return bool(workflow.resource_settings.nodes or "mem_mb" in workflow.global_resources)
+
+
+def check_files(workflow: Workflow) -> None:
+    """Assert that jobs and this process see the same files, by their names.
+
+    Raises
+    ------
+    NoSharedFiles
+        Where outputs go to a storage provider.
+    """
+    provider = workflow.storage_settings.default_storage_provider
+    if provider is not None:
+        raise NoSharedFiles(
+            f"--default-storage-provider {provider}: the results have to be in a folder that all "
+            "jobs see, for a run keeps its accounts there. Where only object storage lasts, run in "
+            "one job on a disk and publish the results (docs/cloud.md)"
+        )
 
 
 def jobs_to_do(workflow: Workflow) -> Iterator[Job]:
