@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: help env reference lsdb torch slurm explorer check-explorer demo status test test-reference test-lsdb test-torch test-faults test-servers test-slurm test-browser screenshots fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query benchmark-training benchmark-run benchmark-explorer benchmark-endurance lint format lock clean benchmark-voids
+.PHONY: help env reference lsdb torch slurm explorer check-explorer demo status test test-reference test-lsdb test-torch test-faults test-servers test-slurm test-browser screenshots fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query benchmark-training benchmark-run benchmark-explorer benchmark-endurance paper measured lint format lock clean benchmark-voids
 .PHONY: report-pdf
 .PHONY: config-readme dist test-wheel
 
@@ -153,6 +153,14 @@ benchmark-endurance: env  ## convert 500 tiles under all faults, kills and outag
 
 benchmark-voids: env  ## measure matching 1.5 million objects with voids (two minutes)
 	@$(BIN)/python benchmarks/voids.py
+
+paper: env  ## fill the paper's figures and numbers from what was measured, render its PDF (needs Debian's pandoc and weasyprint)
+	@$(BIN)/python paper/build.py
+
+measured: env  ## keep what benchmarks and demo measured last as what the paper says (results/ to paper/measured/)
+	@mkdir -p paper/measured
+	@for name in transfer fusion run; do cp results/benchmark/$$name.json paper/measured/; done
+	@cp results/demo/report/summary.json paper/measured/demo.json
 
 lint: env  ## formatters and linters, as CI runs them
 	@$(BIN)/ruff format --check .
