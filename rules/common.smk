@@ -1,6 +1,7 @@
 # Settings and functions that the rules share. No rule stands here.
 import os
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from shlex import quote
@@ -34,9 +35,9 @@ from desi_fits_to_parquet.config import ConfigError, check_config
 from desi_fits_to_parquet.archive.credentials import clear_environment
 from desi_fits_to_parquet.archive.keys import archive_address
 from desi_fits_to_parquet.report.files import FIGURES_FOLDER, LANDING, PAGE, TABLES
-from desi_fits_to_parquet.run.repair import find_stale, stale_text
+from desi_fits_to_parquet.run.repair import find_stale, refusal_to_replace, stale_text
 from desi_fits_to_parquet.run.skims import find_stale_skims, refuse_own_skim
-from desi_fits_to_parquet.run.snakemake import force, shares_out
+from desi_fits_to_parquet.run.snakemake import force, shares_out, will_run
 from desi_fits_to_parquet.settings import archive_folder, content_settings
 from desi_fits_to_parquet.skim import skim_settings
 from desi_fits_to_parquet.tile import PROGRAMS, SURVEYS, tile_of
@@ -203,11 +204,29 @@ def download_minutes(wildcards):
 
 @cache
 def find_stale_once(version):
-    """The tiles to be done again although they have markers, said and forced once a list."""
+    """The tiles to be done again although they have markers, looked for once a list.
+
+    Those of other settings are replaced only where this was asked for.
+    """
     stale = find_stale(Path(RESULTS), config)
-    for line in stale_text(stale):
-        logger.warning(line)
+    if refusal := refusal_to_replace(Path(RESULTS), stale, config):
+        if will_run(workflow):
+            logger.error(f"Stopped before the first job: {refusal}")
+            sys.exit(1)
+        logger.warning(f"The run would stop before its first job: {refusal}")
     return stale
+
+
+@cache
+def say_stale_once(version):
+    """Say which tiles are done again although they have markers, once a list."""
+    for line in stale_text(find_stale_once(version)):
+        logger.warning(line)
+
+
+def list_version(listed):
+    """What changes with the list of tiles."""
+    return Path(listed).stat().st_mtime_ns
 
 
 def redo_stale(listed):
@@ -217,13 +236,18 @@ def redo_stale(listed):
     Nothing is removed here, where no lock is held; each job removes what it makes anew.
     """
     if workflow.is_main_process:
-        for finding in find_stale_once(Path(listed).stat().st_mtime_ns):
+        say_stale_once(list_version(listed))
+        for finding in find_stale_once(list_version(listed)):
             for place in (fits_folder, parquet_folder, marker_path):
                 force(workflow, str(place(Path(RESULTS), finding.tile)))
 
 
 def all_markers(wildcards):
     """The markers of all discovered tiles."""
+    before = Path(RESULTS, "tiles.csv")
+    if workflow.is_main_process and before.exists():
+        with suppress(ValueError):  # one that is broken is said below, or made anew
+            find_stale_once(list_version(before))
     listed = checkpoints.discover_tiles.get().output.tiles
     try:
         tiles = list_tiles(listed)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,15 +47,20 @@ class Work(NamedTuple):
     def results(self) -> Path:
         return self.folder / "results"
 
-    def command(self, endpoint: str, *arguments: str, config: str = "") -> list[str]:
+    def command(
+        self, endpoint: str, *arguments: str, config: str | Sequence[str] = ""
+    ) -> list[str]:
         return [
             sys.executable, "-m", "snakemake", "--cores", str(CORES), *arguments, "--config",
             f"archive={{endpoint: '{endpoint}'}}", "tiles={surveys: [main, sv3]}",
             "columns={emline: true}",  # a file that a tile may lack
-            "transfer={attempts: 2, timeout_s: 20}", *filter(None, [config]),
+            "transfer={attempts: 2, timeout_s: 20}",
+            *filter(None, [config] if isinstance(config, str) else config),
         ]  # fmt: skip
 
-    def run(self, endpoint: str, *arguments: str, config: str = "", code: int = 0) -> str:
+    def run(
+        self, endpoint: str, *arguments: str, config: str | Sequence[str] = "", code: int = 0
+    ) -> str:
         done = subprocess.run(
             self.command(endpoint, *arguments, config=config), cwd=self.folder, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=500, check=False,

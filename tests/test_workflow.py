@@ -32,6 +32,7 @@ from desi_fits_to_parquet.simulate.serve import put_object, serve_archive
 from desi_fits_to_parquet.tile import Tile
 
 WITHOUT_REPORT = ("tiles",)
+LOSSLESS = ("precision={mode: lossless}", "replace=true")
 
 PLAIN = Tile("main", "dark", 100)
 SAME_PIXEL = Tile("sv3", "dark", 100)
@@ -485,11 +486,23 @@ def test_without_snakemakes_records_other_settings_convert_again_all_that_depend
     lossless = "precision={mode: lossless}"
     text = work.run(finished.endpoint, *WITHOUT_REPORT, "--dry-run", config=lossless)
     assert f"{len(EXPECTED)} tiles that were done are done again" in text
-    assert "made with other settings" in text
+    assert "The run would stop before its first job: " in text
     assert {tile: m["finished"] for tile, m in work.markers().items()} == before
     for target in ("verify", "--unlock", "--lint"):
         work.run(finished.endpoint, target, config=lossless)
     assert {tile: m["finished"] for tile, m in work.markers().items()} == before
+    text = work.run(finished.endpoint, *WITHOUT_REPORT, config=lossless, code=1)
+    refusal = [line for line in text.splitlines() if "would be replaced" in line]
+    assert refusal == [
+        f"Stopped before the first job: {len(EXPECTED)} tiles in results would be replaced: they "
+        'were made with other settings (precision.mode: "bounded", now "lossless"). Go on with '
+        "--config replace=true, or leave them and give the run another folder with --config "
+        "results=..."
+    ]
+    assert "Traceback" not in text
+    assert "done again" not in text
+    assert {tile: m["finished"] for tile, m in work.markers().items()} == before
+    lossless = LOSSLESS
     text = work.run(finished.endpoint, *WITHOUT_REPORT, config=lossless)
     assert "made with other settings" in text
     after = work.markers()
@@ -574,7 +587,7 @@ def test_change_of_a_setting_converts_again_only_what_depends_on_it(work: Work, 
     before = {tile: marker["finished"] for tile, marker in work.markers().items()}
     work.run(finished.endpoint, config="notify={every_percent: 7}")
     assert {tile: m["finished"] for tile, m in work.markers().items()} == before
-    work.run(finished.endpoint, *WITHOUT_REPORT, config="precision={mode: lossless}")
+    work.run(finished.endpoint, *WITHOUT_REPORT, config=LOSSLESS)
     after = {tile: marker["finished"] for tile, marker in work.markers().items()}
     assert all(after[tile] != before[tile] for tile in (PLAIN, SAME_PIXEL, SHUFFLED, EMPTY))
     assert work.markers()[PLAIN]["max_flux_error_sigma"] == 0

@@ -133,6 +133,7 @@ class Settings(TypedDict):
     """A checked configuration: every setting has a value."""
 
     results: str
+    replace: bool
     compare_with: str | None
     publish: PublishSettings
     archive: ArchiveSettings

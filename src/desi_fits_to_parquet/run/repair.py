@@ -2,10 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from desi_fits_to_parquet.columns import kinds_used
 from desi_fits_to_parquet.files import read_json, sha256_of
@@ -13,7 +13,7 @@ from desi_fits_to_parquet.outcomes import FAILED_OUTCOMES, OUTCOMES
 from desi_fits_to_parquet.paths import SKIM, fits_folder, marker_path, parquet_folder, parquet_path
 from desi_fits_to_parquet.records import PROVENANCE_KEY, Marker, TileKeys, tile_keys
 from desi_fits_to_parquet.run.markers import layout_of, tile_markers
-from desi_fits_to_parquet.settings import Settings, settings_fingerprint
+from desi_fits_to_parquet.settings import Settings, content_settings, settings_fingerprint
 from desi_fits_to_parquet.text import neutral
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.tiles_csv import Sources, list_tiles, read_sources, sources_version
@@ -149,6 +149,56 @@ def stale_text(stale: Sequence[Finding]) -> list[str]:
     ]
 
 
+def refusal_to_replace(results: Path, stale: Sequence[Finding], settings: Settings) -> str:
+    """Say why a run does not begin that would replace tiles of other settings; empty where it may.
+
+    Parameters
+    ----------
+    results
+        The results folder.
+    stale
+        As `find_stale` returned it.
+    settings
+        The checked configuration.
+    """
+    tiles = [tile for tile, problem in stale if problem == OTHER_SETTINGS]
+    if not tiles or settings["replace"]:
+        return ""
+    return (
+        f"{len(tiles):,} tiles in {results} would be replaced: they were made "
+        f"{_what_changed(results, tiles, content_settings(settings))}. Go on with --config "
+        "replace=true, or leave them and give the run another folder with --config results=..."
+    )
+
+
+def _what_changed(results: Path, tiles: Sequence[Tile], wanted: Mapping[str, Any]) -> str:
+    """Name the settings in which the first tile that has a Parquet differs from what is wanted."""
+    for tile in tiles:
+        made = _provenance(parquet_path(tile, parquet_folder(results, tile))).get("settings")
+        if isinstance(made, dict):
+            before, now = _flat(made), _flat(wanted)
+            changes = [
+                f"{key}: {json.dumps(before.get(key))}, now {json.dumps(now.get(key))}"
+                for key in sorted(before.keys() | now.keys())
+                if before.get(key) != now.get(key)
+            ]
+            if changes:
+                return neutral(f"with other settings ({'; '.join(changes)})")
+            return "by another version of this project"
+    return "with other settings, or by another version of this project"
+
+
+def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Give nested settings by their dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{above}{key}.")
+        else:
+            flat[f"{above}{key}"] = value
+    return flat
+
+
 def check_results(results: Path) -> None:
     """Assert that a folder holds a run.
 
@@ -248,14 +298,23 @@ def _owner(path: Path) -> str:
 
     A file that is not even Parquet says nothing; its checksum tells that.
     """
+    try:
+        keys = _provenance(path)
+        return neutral(f"{keys['survey']}-{keys['program']}-{keys['healpix']}")[:100]
+    except KeyError:
+        return ""
+
+
+def _provenance(path: Path) -> dict[str, Any]:
+    """Read what a Parquet tells of its making; empty where it tells nothing."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        keys = json.loads((pq.read_metadata(path).metadata or {})[PROVENANCE_KEY.encode()])
-        return neutral(f"{keys['survey']}-{keys['program']}-{keys['healpix']}")[:100]
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
-        return ""
+        told = json.loads((pq.read_metadata(path).metadata or {})[PROVENANCE_KEY.encode()])
+    except (pa.ArrowException, OSError, ValueError, KeyError):
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def clear_tile(results: Path, tile: Tile) -> None:

@@ -285,11 +285,16 @@ def before_the_graph(workflow: Workflow, tested: bool, prepare: Callable[[], obj
     build = workflow._build_dag
 
     def prepare_and_build() -> None:
-        if workflow.executor_plugin is not None and not workflow.dryrun:
+        if will_run(workflow):
             prepare()
         build()
 
     workflow._build_dag = prepare_and_build
+
+
+def will_run(workflow: Workflow) -> bool:
+    """Whether jobs are going to be run: not in a dry run, and not for `--report` or `--lint`."""
+    return workflow.executor_plugin is not None and not workflow.dryrun
 
 
 def force(workflow: Workflow, path: str) -> None:
