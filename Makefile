@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: help env reference lsdb torch slurm explorer check-explorer demo status test test-reference test-lsdb test-torch test-faults test-servers test-slurm test-browser screenshots fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query benchmark-training benchmark-run benchmark-explorer benchmark-endurance paper measured lint format lock clean benchmark-voids
+.PHONY: help env reference lsdb torch slurm explorer check-explorer demo status test test-reference test-lsdb test-torch test-httpfs test-faults test-servers test-slurm test-browser screenshots fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query benchmark-training benchmark-run benchmark-explorer benchmark-endurance paper measured lint format lock clean benchmark-voids
 .PHONY: report-pdf
 .PHONY: config-readme dist test-wheel
 
@@ -101,6 +101,15 @@ test-lsdb: lsdb  ## run the tests that open the collection in LSDB
 test-torch: torch  ## run the tests of what reads for PyTorch
 	@$(BIN)/python -m pytest -m torch
 
+# DuckDB's extension is for one version of DuckDB, another one than the lock's: in an environment of its own.
+$(VENV)/httpfs/.installed: requirements-httpfs.lock $(VENV)/.installed
+	@$(BIN)/python -m venv $(VENV)/httpfs
+	@$(VENV)/httpfs/bin/python -m pip install --quiet --require-hashes -r requirements-httpfs.lock
+	@touch $@
+
+test-httpfs: env $(VENV)/httpfs/.installed  ## run the test of DuckDB alone on S3 and HTTP
+	@$(BIN)/python -m pytest tests/test_publish.py -k duckdb
+
 test-faults: env  ## a thousand seeded runs under random faults (ten minutes)
 	@DESI_FAULT_RUNS=1000 $(BIN)/python -m pytest tests/test_faults.py -k random --timeout 3000 -o junit_family=xunit1 \
 	    --junitxml=results/test-faults.xml
@@ -183,6 +192,9 @@ lock:  ## resolve the dependencies again (needs uv and npm)
 	    --python-version 3.11 --extra test --extra lsdb -c requirements.lock pyproject.toml -o requirements-lsdb.lock
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	    --python-version 3.11 --extra test --extra peers -c requirements.lock pyproject.toml -o requirements-peers.lock
+	@# alone, for it asks for another DuckDB than the lock has
+	echo "duckdb-extension-httpfs>=1.5.5,<1.6" | uv pip compile --quiet --universal --generate-hashes \
+	    --no-emit-index-url --no-header --no-annotate --python-version 3.11 - -o requirements-httpfs.lock
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	    --python-version 3.11 --extra slurm -c requirements.lock pyproject.toml -o requirements-slurm.lock
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \

@@ -1,13 +1,18 @@
 """The collection in a bucket: what is sent, what is checked, who can read it."""
 
 import hashlib
+import subprocess
+import sys
+from ast import literal_eval
 from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree
 from typing import Any
 
 import boto3
+import duckdb
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from conftest import REPOSITORY
@@ -131,6 +136,73 @@ def test_lsdb_opens_the_published_copy_unsigned(results: Path, bucket: Any, endp
     row = frame.iloc[0]
     near = catalog.cone_search(row["target_ra"], row["target_dec"], radius_arcsec=10).compute()
     assert row["targetid"] in set(near["targetid"])
+
+
+HTTPFS_PYTHON = Path(sys.prefix, "httpfs/bin/python")
+
+BY_HTTPFS = """
+import sys
+from pathlib import Path
+import duckdb
+import duckdb_extension_httpfs
+place, endpoint, query = sys.argv[1:]
+database = duckdb.connect(config={"autoinstall_known_extensions": "false"})
+wheel = Path(duckdb_extension_httpfs.__file__).parent
+database.execute(f"LOAD '{next(wheel.rglob('httpfs.duckdb_extension'))}'")
+database.execute(
+    f"CREATE SECRET (TYPE s3, PROVIDER config, REGION 'us-west-2', URL_STYLE path, USE_SSL false,"
+    f" ENDPOINT '{endpoint.partition('//')[2]}')"
+)
+print(database.sql(query.format(place=place)).fetchall())
+"""
+
+
+@pytest.mark.skipif(not HTTPFS_PYTHON.exists(), reason="`make test-httpfs` makes its environment")
+def test_duckdb_alone_reads_the_published_copy_with_httpfs_from_pypi(
+    results: Path, bucket: Any, endpoint: str, tmp_path: Path
+) -> None:
+    send(results, endpoint)
+    for entry in bucket.objects.all():
+        entry.Acl().put(ACL="public-read")
+
+    def ask(place: str, query: str) -> Any:
+        command = [HTTPFS_PYTHON, "-I", "-c", BY_HTTPFS, place, endpoint, query]
+        # a home without extensions, and no variable that could name a place for them
+        printed = subprocess.check_output(command, text=True, env={"HOME": str(tmp_path)})
+        return literal_eval(printed)
+
+    table = open_catalog(results).to_arrow(["targetid", "file", "z"])
+    glob = "SELECT targetid, file, z FROM '{place}/catalog/dataset/**/*.parquet'"
+    assert sorted(ask(f"s3://{BUCKET}/{PREFIX}", glob)) == sorted(
+        (row["targetid"], row["file"], row["z"]) for row in table.to_pylist()
+    )
+    target, file = table["targetid"][0].as_py(), table["file"][0].as_py()
+    one = f"SELECT len(flux) FROM '{{place}}/{file}' WHERE targetid = {target}"  # noqa: S608  (our own words)
+    assert ask(f"s3://{BUCKET}/{PREFIX}", one) == [(7751,)]
+    assert ask(f"{endpoint}/{BUCKET}/{PREFIX}", one) == [(7751,)]
+
+
+def test_duckdb_reads_named_files_of_the_published_copy_through_obstore(
+    results: Path, bucket: Any, endpoint: str
+) -> None:
+    pytest.importorskip("fsspec", reason="`make test-lsdb` and `make test-torch` install fsspec")
+    from obstore.fsspec import FsspecStore
+
+    send(results, endpoint)
+    for entry in bucket.objects.all():
+        entry.Acl().put(ACL="public-read")
+    options: Any = {"allow_http": True}
+    store = FsspecStore(
+        "s3", skip_signature=True, region="us-west-2", endpoint=endpoint, client_options=options
+    )
+    database = duckdb.connect()
+    database.register_filesystem(store)
+    near = open_catalog(results).to_arrow(["targetid", "file"])
+    for file in set(near["file"].to_pylist()):
+        query = f"SELECT targetid, len(flux) FROM 's3://{BUCKET}/{PREFIX}/{file}'"  # noqa: S608  (ours)
+        found = database.sql(query).fetchall()
+        expected = near.filter(pc.field("file") == file)["targetid"].to_pylist()
+        assert sorted(found) == sorted((target, 7751) for target in expected)
 
 
 def test_only_what_has_changed_is_sent_and_what_is_gone_is_removed(
