@@ -234,6 +234,33 @@ def test_rows_of_every_other_hdu_are_fetched_where_they_are_asked_for(
     assert resolution < fetched[EXTRA_HDUS] - fetched[()] < 1.2 * resolution
 
 
+def test_for_the_widths_of_lines_three_diagonals_are_fetched(
+    service: Service, settings: dict[str, Any], tmp_path: Path, objects: dict[str, bytes]
+) -> None:
+    fetched = {}
+    for resolution in ("none", "lsf"):
+        asked = settings_for(settings, service, audit_fraction=1)
+        asked["spectra"] |= {"resolution": resolution}
+        record = fetch(service, asked, tmp_path / resolution)
+        assert record["audit"]["rows_ok"]
+        fetched[resolution] = record["bytes_fetched"]
+    n = record["n_selected"]
+    whole = tmp_path / "whole.fits"
+    whole.write_bytes(objects[key_of(TILE, "coadd")])
+    with (
+        astropy_fits.open(tmp_path / "none" / TILE.file_name("coadd")) as without,
+        astropy_fits.open(tmp_path / "lsf" / TILE.file_name("coadd"), checksum=True) as few,
+        astropy_fits.open(whole) as all_,
+    ):
+        assert not any("RESOLUTION" in hdu.name for hdu in without)
+        rows = np.isin(all_["FIBERMAP"].data["TARGETID"], few["FIBERMAP"].data["TARGETID"])
+        for arm in "BRZ":
+            expected = all_[f"{arm}_RESOLUTION"].data[rows, 4:7]
+            assert np.array_equal(few[f"{arm}_RESOLUTION"].data, expected)
+    core = n * 3 * 7958 * 4
+    assert core <= fetched["lsf"] - fetched["none"] < 2 * core  # gaps may cost less than requests
+
+
 @pytest.mark.reference
 def test_fitsio_and_desispec_read_the_reduced_coadd(
     service: Service, settings: dict[str, Any], tmp_path: Path

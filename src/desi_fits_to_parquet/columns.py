@@ -59,6 +59,9 @@ EXTRA_HDUS = ("SCORES", "RESOLUTION", "EXP_FIBERMAP")
 """HDUs of the coadd whose rows are fetched only where they are wanted; RESOLUTION is that of all
 arms."""
 
+RESOLUTION_CORE = "RESOLUTION_CORE"
+"""Of RESOLUTION the three diagonals in the middle, which the width of a line is made of."""
+
 # Redrock and coadd files of survey validation were seen without it (a real file of sv3 in the
 # redrock project's tests), although the data model calls it required.
 _MISSING_IN_SOME_SURVEYS = ("SCND_TARGET",)
@@ -194,9 +197,10 @@ def kinds_used(settings: Settings) -> tuple[str, ...]:
 
 
 def extra_hdus(settings: Settings) -> tuple[str, ...]:
-    """HDUs of `EXTRA_HDUS` whose rows a configuration reads."""
+    """HDUs of `EXTRA_HDUS` whose rows a configuration reads, or of one `RESOLUTION_CORE`."""
     used = (
         ("SCORES", settings["columns"]["scores"]),
-        ("RESOLUTION", settings["spectra"]["resolution"] != "none"),
+        ("RESOLUTION", settings["spectra"]["resolution"] == "matrix"),
+        (RESOLUTION_CORE, settings["spectra"]["resolution"] == "lsf"),
     )
     return tuple(hdu for hdu, wanted in used if wanted)

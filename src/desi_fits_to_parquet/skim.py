@@ -21,7 +21,13 @@ import numpy.typing as npt
 from desi_fits_to_parquet.archive.folder import file_etag
 from desi_fits_to_parquet.archive.link import Link
 from desi_fits_to_parquet.archive.remote import RemoteFile
-from desi_fits_to_parquet.columns import EXTRA_HDUS, afterburners_used, extra_hdus, kinds_used
+from desi_fits_to_parquet.columns import (
+    EXTRA_HDUS,
+    RESOLUTION_CORE,
+    afterburners_used,
+    extra_hdus,
+    kinds_used,
+)
 from desi_fits_to_parquet.download.coadd import FetchWhole, fetch_coadd_rows
 from desi_fits_to_parquet.download.details import fetch_best_fits
 from desi_fits_to_parquet.download.outage import download_patiently
@@ -56,6 +62,8 @@ Targets = npt.NDArray[np.int64]
 def skim_hdus(settings: Settings) -> tuple[str, ...]:
     """Return which of `EXTRA_HDUS` a skim keeps."""
     wanted = {*settings["skim"]["hdus"], *extra_hdus(settings)}
+    if RESOLUTION_CORE in wanted:  # whole, as DESI's own files have it
+        wanted.add("RESOLUTION")
     return tuple(hdu for hdu in EXTRA_HDUS if hdu in wanted)
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from desi_fits_to_parquet.archive.link import Link
 from desi_fits_to_parquet.archive.plan import plan_requests, split_ranges
 from desi_fits_to_parquet.archive.remote import Range, RemoteFile
+from desi_fits_to_parquet.columns import EXTRA_HDUS, RESOLUTION_CORE
 from desi_fits_to_parquet.download.whole import header_agrees
 from desi_fits_to_parquet.files import atomic_path
 from desi_fits_to_parquet.formats.fits import Fits, Hdu, read_fits
@@ -50,6 +51,9 @@ AHEAD_BYTES = 32 << 10
 MAX_FIBERMAP_BYTES = 16 << 20
 
 _WAVELENGTHS = {"B": 2751, "R": 2326, "Z": 2881}
+
+CORE = 3
+"""Diagonals of RESOLUTION that `columns.RESOLUTION_CORE` asks for."""
 
 _DIAGONALS = 11
 """The layout of DR1, to guess where headers are; what is guessed wrong is found by walking."""
@@ -98,7 +102,8 @@ def fetch_coadd_rows(
         TARGETIDs of the rows wanted, int64, shape (n,), at least one.
     extra
         What else to fetch of the selected targets, of `columns.EXTRA_HDUS`; what the coadd does
-        not have is passed over.
+        not have is passed over. With `columns.RESOLUTION_CORE` each RESOLUTION comes with its three
+        diagonals in the middle alone, a band matrix still.
     origin
         The object that PRIMARY is to name where `remote` is a copy of it.
 
@@ -133,7 +138,7 @@ def fetch_coadd_rows(
     _check_data(fits, "FIBERMAP")
     found = read_columns(fits, "FIBERMAP", ("TARGETID",))["TARGETID"].astype(np.int64)
     check_row_match(expected, found, "HDU FIBERMAP", name)
-    check_images(fits, len(found), "RESOLUTION" in extra)
+    check_images(fits, len(found), any("RESOLUTION" in hdu for hdu in kept))
     rows = np.sort(match_rows(selected, found))
 
     if not images:
@@ -160,10 +165,17 @@ def fetch_coadd_rows(
         if part == "whole":
             _check_data(fits, hdu)
         parts.append(_reduce(fits, hdu, rows_of.get(hdu), plain=hdu in images))
+    windows = {}
+    if "RESOLUTION" not in extra:
+        windows = {hdu: _core(fits.hdus[hdu]) for hdu in images if hdu.endswith("_RESOLUTION")}
+    for i, hdu in enumerate(kept):
+        if hdu in windows:
+            length = windows[hdu][1] - windows[hdu][0]
+            parts[i] = (change_cards(parts[i][0], {"NAXIS2": CORE}), length * len(rows), None)
     provenance = _provenance(fits, origin or source, len(found), rows)
     parts[0] = (change_cards(parts[0][0], provenance), *parts[0][1:])
     with atomic_path(path) as temporary, temporary.open("w+b") as stream:
-        return _write(link, source, fits, stream.fileno(), list(kept), parts, rows)
+        return _write(link, source, fits, stream.fileno(), list(kept), parts, rows, windows)
 
 
 def predict_headers(start: int, n_rows: int) -> list[Range]:
@@ -227,7 +239,9 @@ def _part_of(hdu: str, extra: Collection[str]) -> str:
         return "whole"
     if hdu == "FIBERMAP" or re.fullmatch(f"({arms})_({'|'.join(QUANTITIES)})", hdu):
         return "rows"
-    return "rows" if re.sub(f"^({arms})_(?=RESOLUTION$)", "", hdu) in extra else ""
+    if re.fullmatch(f"({arms})_RESOLUTION", hdu):
+        return "rows" if {"RESOLUTION", RESOLUTION_CORE} & {*extra} else ""
+    return "rows" if hdu in EXTRA_HDUS and hdu in extra else ""
 
 
 def _is_plain(fits: Fits, name: str) -> bool:
@@ -238,6 +252,13 @@ def _stride(hdu: Hdu) -> int:
     """Return the bytes of a row of an image or a table."""
     axes = [int(hdu.header[f"NAXIS{i}"]) for i in range(1, int(hdu.header["NAXIS"]))]
     return abs(int(hdu.header["BITPIX"])) // 8 * math.prod(axes)
+
+
+def _core(hdu: Hdu) -> Range:
+    """Return where, in a row of RESOLUTION, the diagonals in the middle are."""
+    line = _stride(hdu) // int(hdu.header["NAXIS2"])
+    first = int(hdu.header["NAXIS2"]) // 2 - CORE // 2
+    return first * line, (first + CORE) * line
 
 
 def _table_ranges(
@@ -349,8 +370,12 @@ def _write(
     names: list[str],
     parts: list[tuple[bytes, int, bytes | None]],
     rows: Rows,
+    windows: Mapping[str, Range],
 ) -> Copied:
-    """Lay out the file, fetch the image rows straight into their places, then write headers."""
+    """Lay out the file, fetch the image rows straight into their places, then write headers.
+
+    Of the images in `windows` only this part of each row is fetched.
+    """
     first, last = np.array(contiguous_runs(rows)).T
     data_starts: list[int] = []
     runs: list[tuple[Rows, Rows, Rows]] = []
@@ -361,9 +386,16 @@ def _write(
         if data is None:
             hdu = fits.hdus[name]
             stride = _stride(hdu)
-            start = hdu.data_start + rows[first] * stride
-            stop = start + (last - first) * stride
-            runs.append((start, stop, position + first * stride - start))
+            if name in windows:
+                low, high = windows[name]
+                start = hdu.data_start + rows * stride + low
+                stop = start + (high - low)
+                place = position + np.arange(len(rows)) * (high - low)
+            else:
+                start = hdu.data_start + rows[first] * stride
+                stop = start + (last - first) * stride
+                place = position + first * stride
+            runs.append((start, stop, place - start))
         else:
             _put(descriptor, data, position)
         position += padded(size)

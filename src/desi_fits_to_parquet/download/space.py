@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from desi_fits_to_parquet.columns import extra_hdus
+from desi_fits_to_parquet.columns import RESOLUTION_CORE, extra_hdus
 from desi_fits_to_parquet.settings import Settings
 from desi_fits_to_parquet.tiles_csv import Sources
 
@@ -37,7 +37,8 @@ def needed_bytes(sources: Sources, settings: Settings, hdus: Collection[str] | N
         Bytes: the FITS that are fetched and a Parquet no larger than these.
     """
     hdus = extra_hdus(settings) if hdus is None else hdus
-    by_rows = settings["transfer"]["mode"] == "rows" and "RESOLUTION" not in hdus
+    large_too = {"RESOLUTION", RESOLUTION_CORE} & {*hdus}
+    by_rows = settings["transfer"]["mode"] == "rows" and not large_too
     share = ROWS_SHARE if by_rows else 1
     large = ("coadd", "rrdetails")
     fits = sum(s["size"] * (share if kind in large else 1) for kind, s in sources.items())
