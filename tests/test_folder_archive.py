@@ -19,8 +19,10 @@ from desi_fits_to_parquet.archive.keys import archive_address
 from desi_fits_to_parquet.archive.listing import open_listing
 from desi_fits_to_parquet.config import ConfigError, load_config
 from desi_fits_to_parquet.discover import discover_tiles
+from desi_fits_to_parquet.download import outage
 from desi_fits_to_parquet.download.tile import download_tile
 from desi_fits_to_parquet.fuse.tile import fuse_tile
+from desi_fits_to_parquet.paths import OUTAGE
 from desi_fits_to_parquet.simulate.tile import simulate_tile
 from desi_fits_to_parquet.tile import Tile
 from desi_fits_to_parquet.tiles_csv import Sources, read_tiles
@@ -177,16 +179,36 @@ def test_hidden_files_and_links_that_lead_back_up_are_no_part_of_the_archive(
     )
 
 
-def test_no_folder_and_no_url_is_refused_before_anything_else_happens(tmp_path: Path) -> None:
+def test_a_run_waits_for_a_folder_that_is_away(
+    settings: dict[str, Any], archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FIRST_PAUSE_S", "LOOK_S"):
+        monkeypatch.setattr(outage, name, 0.01)
+    changed = settings_for(settings, archive)
+    changed["results"] = str(tmp_path)
+    sources = listed(changed, tmp_path)
+    away = archive.rename(tmp_path / "not mounted")
+    looks: list[bool] = []
+
+    def go_on() -> None:
+        looks.append((tmp_path / OUTAGE).exists())
+        if len(looks) == 3:
+            away.rename(archive)
+
+    record = outage.download_patiently(TILE, sources, changed, tmp_path / "fits", "run", go_on)
+    assert record["outcome"] is None, record["reason"]
+    assert all(looks[:3])
+    assert not (tmp_path / OUTAGE).exists()
+
+
+def test_what_is_no_url_and_no_path_is_refused_before_anything_else_happens(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    for endpoint, words in (
-        (tmp_path / "nowhere", f"there is no folder {tmp_path / 'nowhere'}"),
-        ("s3://desidata", "a folder of this machine"),
-        ("file://there/x", "a folder of this machine"),
-    ):
+    for endpoint in ("somewhere", "s3://desidata", "file://there/x", "ftp://there/x"):
         path.write_text(f"archive: {{endpoint: '{endpoint}'}}")
-        with pytest.raises(ConfigError) as caught:
+        with pytest.raises(ConfigError, match=r"archive\.endpoint .* a folder of this machine"):
             load_config(SCHEMA, path)
-        assert words in str(caught.value)
-    path.write_text(f"archive: {{endpoint: '{tmp_path}'}}")
-    assert archive_address(load_config(SCHEMA, path)["archive"]) == str(tmp_path)
+    for endpoint in (tmp_path, "results/skim", "./mirror", "~/mirror"):
+        path.write_text(f"archive: {{endpoint: '{endpoint}'}}")
+        address = archive_address(load_config(SCHEMA, path)["archive"])
+        assert Path(address).is_absolute()
+        assert address.endswith(str(endpoint).lstrip(".~"))

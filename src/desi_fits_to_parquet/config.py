@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from desi_fits_to_parquet.columns import fibermap_columns
-from desi_fits_to_parquet.settings import Settings, archive_folder
+from desi_fits_to_parquet.settings import Settings
 from desi_fits_to_parquet.target_bits import target_mask
 from desi_fits_to_parquet.tiles_csv import read_pixels
 
@@ -199,13 +199,6 @@ def _contradictions(settings: Settings) -> Iterable[str]:
     for name, text in texts.items():
         if isinstance(text, str) and text.endswith("\n"):  # which `$` of a pattern lets through
             yield f"{name} is {text!r}. Allowed: no line break at its end."
-    folder = archive_folder(settings["archive"])
-    if folder is not None and not folder.is_dir():
-        yield (
-            f"archive.endpoint is {settings['archive']['endpoint']!r}, but there is no folder "
-            f"{folder}. Allowed: a folder that is there, or a URL that begins with http:// or "
-            "https://."
-        )
     for name, limits in (
         ("spectra.wavelength_range", settings["spectra"]["wavelength_range"]),
         ("selection.z", settings["selection"]["z"]),
