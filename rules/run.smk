@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from snakemake.logging import logger
 
-from desi_fits_to_parquet.archive.errors import ArchiveUnreachable
+from desi_fits_to_parquet.archive.errors import ArchiveUnreachable, NothingFound
 from desi_fits_to_parquet.discover import probe_archive
 from desi_fits_to_parquet.files import write_json
 from desi_fits_to_parquet.paths import (
@@ -133,7 +133,7 @@ onstart:
             Path(RESULTS, note).unlink(missing_ok=True)
         if "discover_tiles" in needed:
             probe_archive(config["archive"])
-    except (ArchiveUnreachable, UnknownSnakemake) as error:
+    except (ArchiveUnreachable, NothingFound, UnknownSnakemake) as error:
         sys.exit(f"Stopped before the first job: {error}")
 
     def end_run():
