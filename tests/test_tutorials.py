@@ -1,5 +1,6 @@
 """The tutorials run on the demo's output, each with its picture, and say what is so."""
 
+import re
 import runpy
 import sys
 from collections.abc import Callable
@@ -106,3 +107,21 @@ def test_a_tutorial_runs_on_the_demos_output_and_draws_what_it_claims(
     assert capsys.readouterr().out
     code = [line for line in path.read_text().splitlines() if line.strip() and line[0] != "#"]
     assert len(code) <= 75  # under a page, title and imports included
+
+
+@pytest.mark.torch
+def test_the_regressor_learns_more_than_the_mean(results: Path, capsys: Any) -> None:
+    example = runpy.run_path(str(REPOSITORY / "examples/redshift/train.py"))
+
+    def losses(seconds: str) -> tuple[float, float]:
+        code = example["main"]([str(results / "demo"), "--seconds", seconds])
+        said = capsys.readouterr().out
+        assert "13 of 4 tiles held out" in said
+        reached, of_mean = map(float, re.findall(r"(?:\): |mean: )(0\.\d+);", said))
+        assert code == int(reached >= of_mean) == int("it did NOT fall below" in said)
+        return reached, of_mean
+
+    before, of_mean = losses("0")
+    after, same = losses("8")
+    assert same == of_mean
+    assert after < 0.5 * of_mean < before
