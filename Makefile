@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: help env reference lsdb torch slurm explorer check-explorer demo status test test-reference test-lsdb test-torch test-httpfs test-faults test-servers test-slurm test-browser screenshots fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query benchmark-training benchmark-run benchmark-explorer benchmark-endurance paper measured lint format lock clean benchmark-voids
+.PHONY: help env reference lsdb torch slurm explorer check-explorer demo status test test-reference test-lsdb test-torch test-httpfs test-faults test-servers test-slurm test-browser screenshots fuzz benchmark-fusion benchmark-transfer benchmark-scale benchmark-query benchmark-training benchmark-run benchmark-explorer benchmark-endurance paper measured lint format lock clean benchmark-voids docs
 .PHONY: report-pdf
 .PHONY: config-readme dist test-wheel
 
@@ -160,6 +160,17 @@ benchmark-explorer: env $(VENV)/.browser demo  ## measure the explorer over 1.5 
 benchmark-endurance: env  ## convert 500 tiles under all faults, kills and outages at once (half an hour)
 	@$(BIN)/python benchmarks/endurance.py
 
+$(VENV)/.docs: requirements-docs.lock $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements-docs.lock
+	@touch $@
+
+# The tutorials run on what the demo and examples/voids leave.
+docs: env $(VENV)/.docs  ## build the documentation's site in results/docs and check its links (a minute)
+	@[ -f results/demo/collection.properties ] || $(MAKE) --no-print-directory demo
+	@[ -f results/demo-galaxies/collection.properties ] || $(BIN)/python examples/voids/run.py
+	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html -d results/docs-doctrees docs results/docs
+	@$(BIN)/python docs/check_links.py results/docs
+
 benchmark-voids: env  ## measure matching 1.5 million objects with voids (two minutes)
 	@$(BIN)/python benchmarks/voids.py
 
@@ -205,6 +216,8 @@ lock:  ## resolve the dependencies again (needs uv and npm)
 	    --python-version 3.11 --extra browser -c requirements.lock pyproject.toml -o requirements-browser.lock
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	    --python-version 3.11 --extra release -c requirements.lock pyproject.toml -o requirements-release.lock
+	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	    --python-version 3.11 --extra test --extra docs -c requirements.lock pyproject.toml -o requirements-docs.lock
 	npm install --prefix tests/servers --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts
 
 clean:  ## remove the environment and what the demo wrote

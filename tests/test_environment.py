@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PYTHON = {"python_version": "3.12", "python_full_version": "3.12.0"}
-ADDED = ("reference", "lsdb", "slurm", "fuzz", "servers", "browser", "peers", "release")
+ADDED = ("reference", "lsdb", "slurm", "fuzz", "servers", "browser", "peers", "release", "docs")
 CONDA_NAMES = {
     "snakemake-minimal": "snakemake",
     "matplotlib-base": "matplotlib",
