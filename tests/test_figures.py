@@ -333,6 +333,8 @@ def test_waterfall_steps_lead_from_the_archive_to_the_parquet():
     assert [step.after for step in steps] == [1000, 120, 30, 7, 7]
     assert [step.before for step in steps[1:]] == [step.after for step in steps[:-1]]
     assert figures.waterfall_steps({}) == []
+    lossless = figures.waterfall_steps({"archive": 9, "rounding": 9, "encoding": 7})
+    assert [step.label for step in lossless] == ["in the archive", "encoding", "Parquet"]
 
 
 def test_figures_leave_the_settings_of_matplotlib_alone_and_ignore_them(tmp_path):

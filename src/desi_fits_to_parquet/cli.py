@@ -11,6 +11,7 @@ from typing import Any
 
 from desi_fits_to_parquet import __version__
 from desi_fits_to_parquet.command.stopped import Stopped
+from desi_fits_to_parquet.paths import EXPLORER_PORT
 from desi_fits_to_parquet.tile import LAYOUTS
 
 PROGRAM = "desi-fits-to-parquet"
@@ -239,7 +240,12 @@ def _add_serve(commands: Any) -> None:
         "results/demo --open",
     )  # fmt: skip
     parser.add_argument("results", type=Path, help="folder of the results")
-    parser.add_argument("--port", type=int, default=8765, help="0: any free one (default: 8765)")
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=EXPLORER_PORT,
+        help=f"0: any free one (default: {EXPLORER_PORT})",
+    )
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
 
 

@@ -53,6 +53,9 @@ PARQUET = "parquet"
 EXPLORER = "explorer"
 """Folder of the page that shows the results in a browser."""
 
+EXPLORER_HOST, EXPLORER_PORT = "127.0.0.1", 8765
+"""Where `desi-fits-to-parquet serve` shows it, unless `--port` says another."""
+
 
 def fits_folder(results: Path, tile: Tile) -> Path:
     """Folder of a tile's FITS, which goes when the tile is validated."""

@@ -12,6 +12,7 @@ import chromium
 import pytest
 from conftest import REPOSITORY
 
+from desi_fits_to_parquet.explorer.serve import make_server, page_address
 from desi_fits_to_parquet.report.files import PAGE, PLOTS, SECTIONS
 from desi_fits_to_parquet.report.pdf import print_report
 from desi_fits_to_parquet.units import percent_text, size_text
@@ -81,6 +82,18 @@ def test_the_four_lines_of_the_report_draw_a_spectrum(browser: Any, tmp_path: Pa
     code = lines.replace("results/demo", str(chromium.DEMO))
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
     assert (tmp_path / "spectrum.png").stat().st_size > 10_000
+
+
+def test_a_report_that_is_served_leads_to_the_explorer_beside_it(browser: Any) -> None:
+    page = browser.new_page()
+    with chromium.running(make_server(chromium.DEMO)) as server:
+        page.goto(page_address(server).replace("/explorer/", "/report/"))
+        assert page.locator("#overview a").get_attribute("href") == page_address(server)
+        with page.expect_popup() as opened:
+            page.locator("#overview a").click()
+        opened.value.wait_for_selector("#plot")
+        opened.value.close()
+    page.close()
 
 
 def test_every_section_and_figure_is_reached_and_nothing_lies_outside(page: Any) -> None:

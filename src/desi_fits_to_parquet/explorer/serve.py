@@ -11,9 +11,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from desi_fits_to_parquet.explorer.page import STATIC
-from desi_fits_to_parquet.paths import EXPLORER
-
-HOST = "127.0.0.1"
+from desi_fits_to_parquet.paths import EXPLORER, EXPLORER_HOST
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
@@ -36,12 +34,12 @@ def make_server(results: Path, port: int = 0) -> ThreadingHTTPServer:
         Where the port is taken.
     """
     handler = partial(_Handler, directory=str(results.resolve()))
-    return _Server((HOST, port), handler)
+    return _Server((EXPLORER_HOST, port), handler)
 
 
 def page_address(server: ThreadingHTTPServer) -> str:
     """Return the address of the explorer's page."""
-    return f"http://{HOST}:{server.server_port}/{EXPLORER}/"
+    return f"http://{EXPLORER_HOST}:{server.server_port}/{EXPLORER}/"
 
 
 class _Server(ThreadingHTTPServer):

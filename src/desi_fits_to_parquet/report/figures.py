@@ -211,13 +211,17 @@ class Step(NamedTuple):
 
 
 def waterfall_steps(left: Mapping[str, int]) -> list[Step]:
-    """Turn the bytes left after each step, beginning with `archive`, into the waterfall's steps."""
+    """Turn the bytes left after each step, beginning with `archive`, into the waterfall's steps.
+
+    A cause that changed nothing is left out: rounding, where nothing is rounded.
+    """
     if not left:
         return []
     sizes = list(left.values())
     steps = [
         Step(CAUSES.get(name, name), before, after)
         for name, before, after in zip(list(left)[1:], sizes, sizes[1:], strict=False)
+        if before != after
     ]
     return [
         Step("in the archive", sizes[0], sizes[0]),

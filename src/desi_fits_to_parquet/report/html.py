@@ -78,6 +78,10 @@ if (location.protocol === "about:")
     event.preventDefault();
     document.querySelector(link.hash).scrollIntoView();
   };
+// served beside the data, the explorer is there too
+if (location.protocol.startsWith("http"))
+  for (const link of document.querySelectorAll("a.explorer"))
+    link.href = link.textContent = new URL("../explorer/", location.href);
 const SHOWN = 200;
 for (const box of document.querySelectorAll("[data-table]")) {
   const data = JSON.parse(box.querySelector("script").textContent);

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from desi_fits_to_parquet.outcomes import ADVICE, FAILED_OUTCOMES
+from desi_fits_to_parquet.paths import EXPLORER, EXPLORER_HOST, EXPLORER_PORT
 from desi_fits_to_parquet.report.html import paragraph, preformatted
 from desi_fits_to_parquet.settings import SelectionSettings, Settings
 from desi_fits_to_parquet.units import percent_text, size_text
@@ -156,11 +157,11 @@ def _headline(summary: dict[str, Any], what: str) -> str:
 
 
 def _explorer(results: str) -> str:
-    address = "http://127.0.0.1:8765/explorer/"
+    address = f"http://{EXPLORER_HOST}:{EXPLORER_PORT}/{EXPLORER}/"
     return (
         preformatted(f"desi-fits-to-parquet serve {results} --open")
         + f'<p>shows every spectrum in the browser, with lines and fits, at <a href="{address}" '
-        f'target="_blank">{address}</a> while it runs.</p>'
+        f'class="explorer" target="_blank">{address}</a> while it runs.</p>'
     )
 
 

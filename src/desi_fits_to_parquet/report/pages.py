@@ -203,10 +203,11 @@ def fidelity_parts(tiles: pd.DataFrame, summary: Mapping[str, Any]) -> list[str]
     if len(schemas) > 1:
         same = f"The Parquet files have {len(schemas)} schemas: convert the fewer tiles again."
     return [
-        heading("Rounding"),
-        plain_table(errors, {"what": "what", "value": "value"})
-        if errors
-        else paragraph("No value differs from the archive's."),
+        *(
+            [heading("Rounding"), plain_table(errors, {"what": "what", "value": "value"})]
+            if errors
+            else []
+        ),
         heading("Audits"),
         paragraph(f"{audits}: {bad}." if bad else f"{audits}."),
         paragraph(

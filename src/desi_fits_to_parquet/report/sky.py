@@ -28,6 +28,9 @@ from desi_fits_to_parquet.report.style import (
 CENTRE_DEG = 120.0
 """Right ascension in the middle of the map: DESI's footprint is then cut the least."""
 
+MARK_SMALL_ABOVE = 300
+"""The symbols of more failed tiles than this of one outcome would hide the others."""
+
 PATCHES = 3
 """Parts of the footprint that are drawn large, at most."""
 
@@ -106,7 +109,8 @@ def draw_sky_outcomes(tiles: pd.DataFrame) -> Figure:
         ra, dec = _positions(part)
         if outcome in FAILED_OUTCOMES:
             x, y = mollweide(_from_middle(ra), np.radians(dec))
-            whole.scatter(x, y, s=9 if parts else 16, marker=marker, color=colour, **_DRAWN)
+            size = 4 if len(part) > MARK_SMALL_ABOVE else 9 if parts else 16
+            whole.scatter(x, y, s=size, marker=marker, color=colour, **_DRAWN)
         for axes, patch in parts:
             inside = _inside(patch, ra, dec)
             if outcome != "converted" and inside.any():
@@ -382,9 +386,14 @@ def _finish(axes: Axes, image: Array, patches: Sequence[Patch], title: str) -> N
         axes.plot(x, y, color="0.85", linewidth=0.6, zorder=1)
         axes.text(x[0] * 1.02, y[0], f"{dec}°", ha="right", va="center", fontsize=8, color="0.3")
     free = _free_parallel(image)
+    where = (
+        f"along the parallel of {free}°" if free is not None else f"{CENTRE_DEG:g}° in the middle"
+    )
     for step in range(-150, 180, 30):
         x, y = mollweide(np.full(91, np.radians(step)), np.linspace(-np.pi / 2, np.pi / 2, 91))
         axes.plot(x, y, color="0.85", linewidth=0.6, zorder=1)
+        if free is None:
+            continue
         x, y = mollweide(np.radians([step]), np.radians([free]))
         paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
         axes.text(
@@ -393,7 +402,7 @@ def _finish(axes: Axes, image: Array, patches: Sequence[Patch], title: str) -> N
         )  # fmt: skip
     axes.text(
         0, -_HEIGHT * 1.03,
-        f"right ascension along the parallel of {free}°, declination at the edge (degree, ICRS)",
+        f"right ascension {where}, declination at the edge (degree, ICRS)",
         ha="center", va="top", fontsize=9,
     )  # fmt: skip
     plane = SkyCoord(l=np.linspace(0, 360, 721) * u.deg, b=0 * u.deg, frame="galactic").icrs
@@ -411,12 +420,12 @@ def _finish(axes: Axes, image: Array, patches: Sequence[Patch], title: str) -> N
     axes.set_title(title)
 
 
-def _free_parallel(image: Array) -> int:
-    """Choose the declination along which labels cover no cell of a map's image."""
+def _free_parallel(image: Array) -> int | None:
+    """Choose a declination along which labels cover no cell of a map's image, if there is one."""
     y = ((np.arange(SHAPE[0]) + 0.5) / SHAPE[0] * 2 - 1) * _HEIGHT
     painted = np.asarray(np.isfinite(image)).any(axis=1)
-    for dec in (0, -30, -60, 30, 60, -75):
+    for dec in (0, -30, -60, 30, 60):
         at = mollweide(np.zeros(1), np.radians([dec]))[1][0]
         if not (painted & (np.abs(y - at) < 0.08 * _HEIGHT)).any():
             return dec
-    return 75
+    return None
