@@ -2,10 +2,12 @@
 
 Run by `make benchmark-training`. Writes results/benchmark/training.json and prints the same as a
 table. Eight simulated tiles of 500 targets, 12 % of them quasars, are converted, and their quasars
-drawn for a collection of 200 tiles. All loaders are PyTorch's own DataLoader with two workers and
-batches of 256, and give flux, ivar, mask, z in a random order:
+drawn for a collection of 200 tiles. All loaders are PyTorch's own DataLoader with batches of 256,
+and give flux, ivar, mask, z in a random order. Two cores: those that decode in threads (`parquet`)
+or not at all (`cache`) have no workers, the others two:
 
-- `parquet`: `ParquetSpectra` on the collection; `cache`: `decode_once`, batches by number;
+- `parquet`: `ParquetSpectra` on the collection, `parquet_workers` the same with two workers;
+- `cache`: `decode_once`, batches by number; `cache_workers`: single spectra by number;
 - `hf`: Hugging Face datasets on the same Parquet files, streaming with a buffer as large, and by
   number from the Arrow cache that it writes;
 - `fits`: astropy on the FITS of the tiles from which these spectra are, one tile after the other:
@@ -70,7 +72,7 @@ from desi_fits_to_parquet import open_catalog
 from desi_fits_to_parquet.training import ParquetSpectra, collate
 imported = time.monotonic()
 dataset = ParquetSpectra(open_catalog(sys.argv[1]), seed=1)
-next(iter(DataLoader(dataset, 256, num_workers=2, collate_fn=collate)))
+next(iter(DataLoader(dataset, 256, collate_fn=collate)))
 print(f"[{imported - began}, {time.monotonic() - imported}]")
 """
 
@@ -137,7 +139,8 @@ def measure(work: Path) -> dict[str, float]:
     sampler = BatchSampler(RandomSampler(cache), BATCH, drop_last=False)
     loaders: dict[str, tuple[Any, int]] = {
         # the loader, and after how many spectra it is stopped
-        "parquet": (DataLoader(dataset, collate_fn=collate, **loading), len(dataset)),
+        "parquet": (DataLoader(dataset, BATCH, collate_fn=collate), len(dataset)),
+        "parquet_workers": (DataLoader(dataset, collate_fn=collate, **loading), len(dataset)),
         "cache": (DataLoader(cache, sampler=sampler, batch_size=None), len(cache)),
         "cache_workers": (
             DataLoader(cache, collate_fn=collate, shuffle=True, **loading), len(cache)
@@ -154,7 +157,7 @@ def measure(work: Path) -> dict[str, float]:
         dataset.set_epoch(epoch)
         for name, (loader, enough) in loaders.items():
             rates[name].append(rate(loader, enough))
-            print(f"  {name:14} {rates[name][-1]:9,.0f} spectra a second", flush=True)
+            print(f"  {name:15} {rates[name][-1]:9,.0f} spectra a second", flush=True)
     figures |= {f"{name}_per_s": statistics.median(values) for name, values in rates.items()}
     figures["fits_ratio"] = figures["parquet_per_s"] / figures["fits_per_s"]
     figures["fits_whole_ratio"] = figures["parquet_per_s"] / figures["fits_whole_per_s"]

@@ -120,7 +120,8 @@ def test_no_more_than_the_buffer_is_read_at_once(
     monkeypatch.setattr(dataset, "_read", note)
     several: Iterator[Any] = iter(dataset)
     next(several)
-    assert sizes == [16]
+    assert sizes[0] == 16
+    assert len(sizes) <= 2, "one is in use, one is read"
     list(several)
     assert max(sizes) == 16
     assert sum(sizes) == len(dataset)

@@ -16,9 +16,10 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,9 @@ except ImportError as missing:
     ) from missing
 
 Array = npt.NDArray[Any]
+
+_Part = TypeVar("_Part")
+_Result = TypeVar("_Result")
 
 COLUMNS = ("flux", "ivar", "mask", "z")
 """What a sample holds by default."""
@@ -92,8 +96,8 @@ class ParquetSpectra(IterableDataset[dict[str, Any]]):
     shuffle
         Whether to draw an order; else it is that of the sky, the same in each epoch.
     buffer
-        Spectra that are in memory at once, some 0.1 MB each, and as much again while they are
-        read; in each worker.
+        Spectra that are drawn from at once, some 0.1 MB each, while as many are read; in each
+        worker.
     join
         Whether arms that the collection keeps apart are joined to `flux`, `ivar`, `mask`; else
         they come as `b_flux`, `r_flux`, `z_flux` and so on.
@@ -178,16 +182,17 @@ class ParquetSpectra(IterableDataset[dict[str, Any]]):
         self._taken[worker] = begin
         first, stop = self._share(worker, workers)
         order = self._order(epoch)[first:stop]
-        for start in range(begin - begin % self._buffer, len(order), self._buffer):
-            chosen = np.sort(order[start : start + self._buffer])
-            sequence = np.arange(len(chosen))
+        starts = range(begin - begin % self._buffer, len(order), self._buffer)
+        parts = (np.sort(order[start : start + self._buffer]) for start in starts)
+        for start, (pieces, ends) in zip(starts, _ahead(self._read, parts), strict=True):
+            sequence = np.arange(ends[-1])
             if self._shuffle:
                 np.random.default_rng([self._seed, epoch, first + start]).shuffle(sequence)
-            pieces, ends = self._read(chosen)
-            for i in sequence[max(begin - start, 0) :]:
+            sequence = sequence[max(begin - start, 0) :]
+            which = np.searchsorted(ends, sequence, side="right")
+            rows = sequence - ends[which]  # from the end of the piece
+            for piece, row in zip(which.tolist(), rows.tolist(), strict=True):
                 self._taken[worker] += 1
-                piece = int(np.searchsorted(ends, i, side="right"))
-                row = i - ends[piece]  # from the end of its piece
                 # a copy: torch takes no array that cannot be written, and a view would keep all
                 yield {
                     name: values[row].copy() if values.ndim > 1 else values[row]
@@ -451,6 +456,19 @@ def _write_cache(
         np.save(folder / f"{name}wavelength.npy", grid)
     told = {"content": content, "columns": list(arrays), "grids": list(named), "n": len(spectra)}
     write_json(folder / _CACHE, told)
+
+
+def _ahead(call: Callable[[_Part], _Result], parts: Iterable[_Part]) -> Iterator[_Result]:
+    """Call for each part in a thread, the next one while the last result is in use."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = None
+        for part in parts:
+            submitted = thread.submit(call, part)
+            if coming:
+                yield coming.result()
+            coming = submitted
+        if coming:
+            yield coming.result()
 
 
 def _chosen(catalog: Catalog, columns: Sequence[str]) -> tuple[Spectra, list[str], list[str]]:
