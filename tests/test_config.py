@@ -187,7 +187,7 @@ def test_later_file_overrides_single_settings_of_an_earlier_one():
 LINES = {f"{line}_flux" for line in ("oii", "hdelta", "hgamma", "hbeta", "oiii", "halpha")}
 
 CLASSES = {
-    "quasars": ({"tsnr2_lya", "tsnr2_qso", "qso_maskbits", "z_rr", "c_lya", "is_qso_mgii"}, LINES),
+    "quasars": ({"tsnr2_lya", "tsnr2_qso", "qso_maskbits", "c_lya", "lsf", "exposures"}, LINES),
     "galaxies": ({"tsnr2_elg", *LINES}, {"qso_maskbits", "c_lya"}),
     "stars": ({"tsnr2_gpbdark", "pmra"}, {"qso_maskbits", *LINES}),
     "everything": ({"tsnr2_lya_b", "integ_coadd_flux_b", "c_lya", "desiname", *LINES}, set()),
