@@ -127,15 +127,28 @@ def test_the_diagonals_are_those_of_the_fits(
             assert off == 0 if mode == "lossless" else 0 < off <= 2**-13
 
 
+def four_diagonals(hdus: Any) -> None:
+    hdus["R_RESOLUTION"].data = hdus["R_RESOLUTION"].data[:, :4]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda hdus: hdus.pop("R_RESOLUTION"), "R_RESOLUTION"),
+        (four_diagonals, "HDU R_RESOLUTION has shape (8, 4, 2326), not (8, an odd number"),
+    ],
+    ids=["missing", "even"],
+)
 def test_a_coadd_without_the_resolution_that_is_asked_for_says_so(
-    folder: Path, settings: dict[str, Any], tmp_path: Path
+    settings: dict[str, Any], tmp_path: Path, change: Any, words: str
 ) -> None:
     write_tile(tmp_path / "in", n_targets=8, kinds=("coadd", "redrock"))
-    path = tmp_path / "in" / TILE.file_name("coadd")
-    edit_fits(path, lambda hdus: hdus.pop("R_RESOLUTION"))
+    edit_fits(tmp_path / "in" / TILE.file_name("coadd"), change)
     _, marker, _ = convert(TILE, tmp_path / "in", tmp_path / "out", changed(settings, **LSF))
     assert marker["outcome"] == "corrupt_source"
-    assert "R_RESOLUTION" in marker["reason"]
+    assert words in marker["reason"]
+    _, marker, _ = convert(TILE, tmp_path / "in", tmp_path / "none", settings)
+    assert marker["outcome"] == "converted"  # where it is not asked for, nobody looks at it
 
 
 def test_lsf_takes_less_than_its_goal_of_1500_bytes_on_a_real_spectrum(
