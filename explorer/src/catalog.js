@@ -40,12 +40,14 @@ function argsort(keys) {
     words[2 * k + 1] = keys[k];
   }
   packed.sort();
-  return Uint32Array.from(keys, (_, k) => words[2 * k]);
+  const places = new Uint32Array(keys.length);
+  for (let k = 0; k < keys.length; k++) places[k] = words[2 * k];
+  return places;
 }
 
 // Whole numbers that rise as the values do, or fall; what is not a number comes last either way.
 function keysOf(values, falling) {
-  const keys = new Uint32Array(Float32Array.from(values).buffer);
+  const keys = new Uint32Array(values.buffer);
   for (let k = 0; k < keys.length; k++) {
     if (values[k] !== values[k]) keys[k] = 0xffffffff;
     else {
@@ -142,7 +144,7 @@ export class Catalog {
   }
 
   // Read on until there is enough to show; a tile or a TARGETID is read where it lies.
-  // `wait` is told after each partition and says false to stop.
+  // `wait` is told the number of matches after each partition and says false to stop.
   async scan(filter, everything, wait) {
     let where = this.left;
     const few = filter.cells && filter.cells.length <= FEW;
@@ -160,7 +162,7 @@ export class Catalog {
       const first = this.size;
       await this.read(partition);
       matches += this.filter(filter, first).length;
-      if (!(await wait())) return;
+      if (!(await wait(matches))) return;
     }
   }
 
@@ -208,18 +210,23 @@ export class Catalog {
   // Sort rows by a column; what has no value stands last either way.
   sort(rows, column, falling) {
     if (column === "targetid") { // 64 bits: by the lower half, then by the upper one
-      const halves = new Uint32Array(BigInt64Array.from(rows, (i) => this.targetid[i]).buffer);
-      const half = (places, which) => argsort(Uint32Array.from(places, (k) => {
-        const key = halves[2 * k + which] ^ (which ? 0x80000000 : 0);
-        return falling ? ~key : key;
-      }));
-      const lower = half(rows.map((_, k) => k), 0);
-      return half(lower, 1).map((k) => rows[lower[k]]);
+      const halves = new Uint32Array(this.targetid.buffer);
+      const half = (ordered, which) => {
+        const keys = new Uint32Array(ordered.length);
+        const sign = which ? 0x80000000 : 0;
+        for (let k = 0; k < keys.length; k++) {
+          const key = halves[2 * ordered[k] + which] ^ sign;
+          keys[k] = falling ? ~key : key;
+        }
+        return argsort(keys).map((k) => ordered[k]);
+      };
+      return half(half(rows, 0), 1);
     }
     const ranks = column === "tile" ? this.tileRanks() : null;
     const key = ranks ?? this[column];
     if (!key) return rows;
-    const values = Float32Array.from(rows, ranks ? (i) => ranks[this.file[i]] : (i) => key[i]);
+    const values = new Float32Array(rows.length);
+    for (let k = 0; k < values.length; k++) values[k] = ranks ? ranks[this.file[rows[k]]] : key[rows[k]];
     return argsort(keysOf(values, falling)).map((k) => rows[k]);
   }
 

@@ -112,20 +112,20 @@ let everything = false; // asked for once, it stays
 const scan = guarded(async () => {
   const turn = ++scanning;
   let shown = 0;
-  await catalog.scan(readFilter(), everything, async () => {
+  await catalog.scan(readFilter(), everything, async (matches) => {
     if (turn !== scanning) return false; // another filter was set meanwhile
-    if (performance.now() - shown > 400 && !state.sort) {
+    if (performance.now() - shown > 1000 && !state.sort) {
       applyFilter();
       shown = performance.now();
       chooseFirst();
     }
-    showFound(true);
+    showFound(matches, true);
     await pause();
     return turn === scanning;
   });
   if (turn === scanning) {
     applyFilter();
-    showFound(false);
+    showFound(found.length);
     chooseFirst();
   }
 });
@@ -134,9 +134,8 @@ function chooseFirst() {
   if (chosen < 0 && !spectrum && !linked && found.length) choose(found[0]);
 }
 
-function showFound(reading) {
+function showFound(n, reading = false) {
   const all = catalog.size >= catalog.total;
-  const n = reading ? catalog.filter(readFilter()).length : found.length;
   const of = all ? `of ${whole(catalog.total)}` : `of the ${whole(catalog.size)} read so far (${whole(catalog.total)} in all)`;
   $("found").textContent = `${whole(n)} ${of}${reading ? ", reading …" : n ? "" : whyNone()}`;
   $("read-all").hidden = reading || all;
