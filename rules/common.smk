@@ -30,6 +30,11 @@ os.environ.update(
 # A job computes on one core; starting BLAS's pool of threads would double its CPU time.
 os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
 
+from desi_fits_to_parquet.run.needs import missing_text
+
+if lacking := missing_text():
+    sys.exit(lacking)
+
 from desi_fits_to_parquet.columns import kinds_used
 from desi_fits_to_parquet.config import ConfigError, check_config
 from desi_fits_to_parquet.archive.credentials import clear_environment

@@ -19,6 +19,7 @@ from desi_fits_to_parquet.paths import (
     SETTINGS,
     VALIDATED,
 )
+from desi_fits_to_parquet.report.files import LANDING
 from desi_fits_to_parquet.run.lock import (
     RUN_ID,
     NotWritable,
@@ -29,7 +30,9 @@ from desi_fits_to_parquet.run.lock import (
 )
 from desi_fits_to_parquet.run.notify import NotifyError, read_addresses
 from desi_fits_to_parquet.run.repair import (
+    NoRun,
     OldResults,
+    check_results,
     find_leftovers,
     refuse_old_results,
     remove_leftovers,
@@ -40,10 +43,12 @@ from desi_fits_to_parquet.run.snakemake import (
     apply,
     before_the_graph,
     begin,
+    hush_errors,
     check_files,
     jobs_to_do,
     kill_jobs,
     screens,
+    targets,
 )
 from desi_fits_to_parquet.run.stop import Stop
 from desi_fits_to_parquet.run.summary import living_run
@@ -68,6 +73,33 @@ def take_lock():
     return renew
 
 
+# these read what a run left, and say by themselves on the screen what is wrong
+AFTER_A_RUN = {"verify", "retry_failed"}
+SAY_THEMSELVES = {*AFTER_A_RUN, "benchmark_archive", "compare_releases", "publish"}
+
+
+def prepare():
+    """Refuse, before anything is written, what needs a run where there was none."""
+    if AFTER_A_RUN.intersection(targets(workflow)):
+        try:
+            check_results(Path(RESULTS))
+        except NoRun as error:
+            sys.exit(str(error))
+    take_lock()
+
+
+def say_how_many():
+    """Say in a dry run how many tiles the run would do."""
+    needed = {job.rule.name for job in jobs_to_do(workflow)}
+    if "discover_tiles" in needed:
+        sample = config["sample"]
+        number = f"at most {sample:,}" if sample else "as many as it holds"
+        logger.info(f"Tiles: the archive is listed first, then {number} are to be done")
+    elif count := count_tiles():
+        listed = len(list_tiles(f"{RESULTS}/tiles.csv"))
+        logger.info(f"Tiles: {count:,} of {listed:,} are to be done")
+
+
 try:
     SNAKEMAKE_TESTED = apply(workflow, config["transfer"]["downloads"])
     check_files(workflow)
@@ -77,6 +109,12 @@ except (NoSharedFiles, UnknownSnakemake) as error:
 STOP = Stop()
 if workflow.is_main_process:
     STOP.catch()
+    asks_for_report = any(word.partition("=")[0] == "--report" for word in sys.argv)
+    if asks_for_report and not Path(RESULTS, "report", LANDING).is_file():
+        sys.exit(
+            f"{RESULTS} holds no report that --report could pack into one page: run the same "
+            "command without --report first"
+        )
     os.environ[RUN_ID] = uuid4().hex
     try:
         # here and not as the run begins, so that a dry run refuses what the run would
@@ -87,7 +125,7 @@ if workflow.is_main_process:
     except (NotifyError, OldResults) as error:
         sys.exit(str(error))
     # before it is looked what is done: the jobs of a killed run may be doing it yet
-    before_the_graph(workflow, SNAKEMAKE_TESTED, take_lock)
+    before_the_graph(workflow, SNAKEMAKE_TESTED, prepare, say_how_many)
 else:
     # Snakemake on a node of a cluster: before it clears the outputs of its jobs, which by now may
     # be those of another run.
@@ -153,6 +191,8 @@ onstart:
             renew_lock,
             markers=SKIMMED if needed & {"skim", SKIM_RULE} else VALIDATED,
         )
+    elif needed <= SAY_THEMSELVES:
+        hush_errors()
     STOP.arm(end_run, partial(kill_jobs, workflow), Path(RESULTS), watch)
 
 

@@ -22,7 +22,7 @@ def main():
             needed = needed_bytes(sources, settings)
             check_space(results, needed, settings["resources"]["min_free_gb"])
         except DiskLow as low:
-            log.error(str(low))
+            log.info(str(low))
             (results / LOW_NOTE).write_text(str(low))  # the run ends when it finds this
             sys.exit(1)
         # The folder gets its name when it is complete: on a cluster Snakemake keeps what a killed

@@ -22,7 +22,7 @@ def main():
         try:
             check_space(results, needed, settings["resources"]["min_free_gb"])
         except DiskLow as low:
-            log.error(str(low))
+            log.info(str(low))
             (results / LOW_NOTE).write_text(str(low))  # the run ends when it finds this
             sys.exit(1)
         run = os.environ[RUN_ID]

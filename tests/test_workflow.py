@@ -551,13 +551,6 @@ def test_only_what_differs_from_its_marker_is_done_again(work: Work, finished: F
     assert redone == {PLAIN, SHUFFLED, EMPTY}
 
 
-@pytest.mark.parametrize("target", ["verify", "retry_failed"])
-def test_repairs_refuse_a_folder_that_holds_no_run(work: Work, finished: Finished, target: str):
-    text = work.run(finished.endpoint, target, config="results=elsewhere", code=1)
-    assert "elsewhere holds no run" in text
-    assert "Traceback" not in text
-
-
 OTHER_DISK = Path("/dev/shm")  # noqa: S108
 
 

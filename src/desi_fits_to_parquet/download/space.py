@@ -7,6 +7,7 @@ from pathlib import Path
 from desi_fits_to_parquet.columns import RESOLUTION_CORE, extra_hdus
 from desi_fits_to_parquet.settings import Settings
 from desi_fits_to_parquet.tiles_csv import Sources
+from desi_fits_to_parquet.units import size_text
 
 ROWS_SHARE = 0.25
 """Largest share of a coadd and of rrdetails that `transfer.mode: rows` can write.
@@ -67,7 +68,7 @@ def check_space(folder: Path, needed: int, min_free_gb: float) -> None:
     missing = needed + min_free_gb * 1e9 - free
     if missing > 0:
         raise DiskLow(
-            f"the disk of {folder} has {free / 1e9:.1f} GB free; a tile of {needed / 1e9:.1f} GB "
-            f"and resources.min_free_gb = {min_free_gb:g} need {missing / 1e9:.1f} GB more. "
+            f"the disk of {folder} has {size_text(free)} free; a tile of {size_text(needed)} "
+            f"and resources.min_free_gb = {min_free_gb:g} need {size_text(int(missing))} more. "
             "No new tile is started; make room and run the same command again."
         )

@@ -35,6 +35,8 @@ _RENEWED_S = 30.0
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
+_ANOTHER = "give this run another folder with --config results=..."
+
 log = logging.getLogger(__name__)
 
 
@@ -78,6 +80,10 @@ def hold_lock(
     NotWritable
         Where the folder is read-only, another's, or cannot be made.
     """
+    if (file := next((path for path in (results, *results.parents) if path.exists()), None)) and (
+        not file.is_dir()
+    ):
+        raise NotWritable(f"{file} is a file, no folder: {_ANOTHER}")
     try:
         results.mkdir(parents=True, exist_ok=True)
         if not (results / _FILE).exists() and (process := living()):
@@ -87,7 +93,7 @@ def hold_lock(
     except OSError as error:
         raise NotWritable(
             f"{results} cannot be written to ({error.strerror}: {error.filename}): see to its "
-            "disk and its owner, or give this run another folder with --config results=..."
+            f"disk and its owner, or {_ANOTHER}"
         ) from error
     if not _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, _RUN):
         os.close(descriptor)

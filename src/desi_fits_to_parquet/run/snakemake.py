@@ -82,6 +82,7 @@ GRAPH = (
     Place("workflow:Workflow._build_dag", "self"),
     Place("workflow:Workflow.executor_plugin"),
     Place("workflow:Workflow.dryrun"),
+    Place("workflow:Workflow.dag_settings"),
 )
 
 ENDING = (
@@ -265,7 +266,9 @@ def jobs_to_do(workflow: Workflow) -> Iterator[Job]:
     return jobs
 
 
-def before_the_graph(workflow: Workflow, tested: bool, prepare: Callable[[], object]) -> None:
+def before_the_graph(
+    workflow: Workflow, tested: bool, prepare: Callable[[], object], tell: Callable[[], object]
+) -> None:
     """Have something done before the graph of a run is made; not where nothing will be run.
 
     To be called while the Snakefile is read. `onstart` comes after the graph, and not at all where
@@ -279,6 +282,8 @@ def before_the_graph(workflow: Workflow, tested: bool, prepare: Callable[[], obj
         What `apply` returned; where it is false nothing is done here.
     prepare
         What is to be done.
+    tell
+        What is to be done after the graph of a dry run is made.
     """
     if not tested:
         return
@@ -288,6 +293,8 @@ def before_the_graph(workflow: Workflow, tested: bool, prepare: Callable[[], obj
         if will_run(workflow):
             prepare()
         build()
+        if workflow.dryrun:
+            tell()
 
     workflow._build_dag = prepare_and_build
 
@@ -295,6 +302,18 @@ def before_the_graph(workflow: Workflow, tested: bool, prepare: Callable[[], obj
 def will_run(workflow: Workflow) -> bool:
     """Whether jobs are going to be run: not in a dry run, and not for `--report` or `--lint`."""
     return workflow.executor_plugin is not None and not workflow.dryrun
+
+
+def targets(workflow: Workflow) -> Collection[str]:
+    """Return what is asked for on the command line."""
+    asked: Collection[str] = workflow.dag_settings.targets
+    return asked
+
+
+def hush_errors() -> None:
+    """Show none of Snakemake's errors any more: what fails says by itself what is wrong."""
+    for screen in screens():
+        screen.addFilter(lambda record: record.levelno < logging.ERROR)
 
 
 def force(workflow: Workflow, path: str) -> None:

@@ -154,15 +154,15 @@ def finish_job(state: State, event: Mapping[str, Any]) -> None:
 def fail_job(state: State, event: Mapping[str, Any]) -> None:
     """Take note of a job that crashed, and of whether the disk is why."""
     rule, tile = state.jobs.pop(event["jobid"], (event["rule_name"], None))
+    low = state.results / LOW_NOTE
+    if rule in FETCHING and low.exists():
+        state.stop = low.read_text()
+        return
     if rule in FETCHING and waits_and_is_ended(state.results):
         return
     state.failed_jobs += 1
     if tile is not None:
         state.crashed.add(tile)
-    low = state.results / LOW_NOTE
-    if rule in FETCHING and low.exists():
-        state.stop = low.read_text()
-        return
     try:  # what is allowed there says nothing of a disk that has failed
         (state.results / WRITABLE).touch()
         (state.results / WRITABLE).unlink()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from desi_fits_to_parquet.archive.keys import archive_address
-from desi_fits_to_parquet.paths import VALIDATED
+from desi_fits_to_parquet.paths import LOW_NOTE, VALIDATED
 from desi_fits_to_parquet.run.lock import RunningElsewhere
 from desi_fits_to_parquet.run.notify import (
     Sender,
@@ -177,7 +177,11 @@ class RunWatch(logging.Handler):
 
     def is_ended_with_its_run(self, record: logging.LogRecord) -> bool:
         """Tell whether an error is that of a job which was ended because its run is stopped."""
-        if record.levelno < logging.ERROR or not self._stopped:
+        if record.levelno < logging.ERROR:
+            return False
+        if (self._state.results / LOW_NOTE).exists():  # which the run says by itself
+            return True
+        if not self._stopped:
             return False
         return self._silent or waits_and_is_ended(self._state.results)
 
