@@ -81,6 +81,16 @@ def test_page_of_the_settings_is_made_from_the_schema() -> None:
     assert (config / "README.md").read_text() == settings_page(schema), "make config-readme"
 
 
+def test_what_is_deployed_from_the_catalogue_does_what_the_top_does(tmp_path: Path) -> None:
+    planned = subprocess.run(
+        [sys.executable, "-m", "snakemake", "-s", REPOSITORY / "workflow/Snakefile", "-n",
+         "--cores", "1", "--config", f"archive={{endpoint: '{tmp_path}'}}"],
+        cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True,
+    ).stdout  # fmt: skip
+    for rule in ("deployed", "discover_tiles", "catalog", "report"):
+        assert f"\n{rule} " in planned
+
+
 def test_catalogue_of_workflows_finds_what_it_asks_for() -> None:
     told = yaml.safe_load((REPOSITORY / ".snakemake-workflow-catalog.yml").read_text())["usage"]
     assert told.keys() == {"mandatory-flags", "software-stack-deployment", "report"}
