@@ -14,8 +14,10 @@ or not at all (`cache`) have no workers, the others two:
   redrock for the selection and z, the selected rows of the coadd's nine images (mapped into memory,
   as astropy does it; `fits_whole` reads the images whole), arms joined as the Parquet has them.
 
-All files are in memory already, so no disk is measured. The rates are medians of some rounds in
-which each loader has its turn, because machines are noisy.
+`parquet_disk` and `fits_disk` read files that the system was told to forget: a release fits into no
+memory. For the others all files are in memory already, which is kind to FITS: 220 MB of a tile's
+coadd lie there for 4 MB of selected spectra. The rates are medians of some rounds in which each
+loader has its turn, because machines are noisy.
 """
 
 import json
@@ -59,7 +61,7 @@ COLUMNS = ["flux", "ivar", "mask", "z"]
 GOALS: dict[str, tuple[str, Callable[[float], bool], str]] = {
     "parquet_per_s": (">= 6000", lambda v: v >= 6000, "spectra a second from Parquet, shuffled"),
     "cache_per_s": (">= 30000", lambda v: v >= 30000, "spectra a second from the cache, by number"),
-    "fits_ratio": (">= 5", lambda v: v >= 5, "Parquet / astropy on the FITS of the same spectra"),
+    "fits_ratio": (">= 5", lambda v: v >= 5, "Parquet / FITS with astropy, both from the disk"),
     "first_batch_s": ("< 2", lambda v: v < 2, "from open_catalog to the first batch, no imports"),
 }
 """Figures asked for: goal, test, meaning."""
@@ -145,9 +147,11 @@ def measure(work: Path) -> dict[str, float]:
         "cache_workers": (
             DataLoader(cache, collate_fn=collate, shuffle=True, **loading), len(cache)
         ),
+        "parquet_disk": (DataLoader(dataset, BATCH, collate_fn=collate), len(dataset)),
         "hf_streaming": (DataLoader(streamed, **loading), 2048),
         "hf_cache": (DataLoader(mapped, shuffle=True, **loading), 4096),
         "fits": (DataLoader(fits_dataset(work, whole=False), collate_fn=collate, **loading), 4096),
+        "fits_disk": (DataLoader(fits_dataset(work, whole=False), collate_fn=collate, **loading), 480),
         "fits_whole": (
             DataLoader(fits_dataset(work, whole=True), collate_fn=collate, **loading), 1024
         ),
@@ -156,16 +160,29 @@ def measure(work: Path) -> dict[str, float]:
     for epoch in range(ROUNDS):
         dataset.set_epoch(epoch)
         for name, (loader, enough) in loaders.items():
+            if name.endswith("_disk"):
+                forget(results / "parquet" if name.startswith("parquet") else work / "fits")
             rates[name].append(rate(loader, enough))
             print(f"  {name:15} {rates[name][-1]:9,.0f} spectra a second", flush=True)
     figures |= {f"{name}_per_s": statistics.median(values) for name, values in rates.items()}
-    figures["fits_ratio"] = figures["parquet_per_s"] / figures["fits_per_s"]
-    figures["fits_whole_ratio"] = figures["parquet_per_s"] / figures["fits_whole_per_s"]
+    figures["fits_ratio"] = figures["parquet_disk_per_s"] / figures["fits_disk_per_s"]
+    figures["fits_ratio_in_memory"] = figures["parquet_per_s"] / figures["fits_per_s"]
+    figures["fits_ratio_in_memory_whole"] = figures["parquet_per_s"] / figures["fits_whole_per_s"]
     firsts = [first_batch(results) for _ in range(ROUNDS)]
     figures["imports_s"], figures["first_batch_s"] = map(
         statistics.median, zip(*firsts, strict=True)
     )
     return figures
+
+
+def forget(folder: Path) -> None:
+    """Have the system read the files of a folder from the disk the next time."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            file = os.open(path, os.O_RDONLY)
+            os.fsync(file)  # what is not written yet is not forgotten
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(file)
 
 
 def rate(loader: Any, enough: int) -> float:
