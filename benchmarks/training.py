@@ -151,7 +151,9 @@ def measure(work: Path) -> dict[str, float]:
         "hf_streaming": (DataLoader(streamed, **loading), 2048),
         "hf_cache": (DataLoader(mapped, shuffle=True, **loading), 4096),
         "fits": (DataLoader(fits_dataset(work, whole=False), collate_fn=collate, **loading), 4096),
-        "fits_disk": (DataLoader(fits_dataset(work, whole=False), collate_fn=collate, **loading), 480),
+        "fits_disk": (
+            DataLoader(fits_dataset(work, whole=False), collate_fn=collate, **loading), 480
+        ),
         "fits_whole": (
             DataLoader(fits_dataset(work, whole=True), collate_fn=collate, **loading), 1024
         ),
