@@ -147,9 +147,11 @@ def deepest_sphere(xyz: Array, spheres: pa.Table, threads: int | None = None) ->
     database.execute("SET preserve_insertion_order = false")
     database.execute("SET enable_progress_bar = false")  # it would stand among what is printed
     shifted = {name: xyz[here, i] - first[i] for i, name in enumerate("xyz")}
-    database.register("place", pa.table({"place": np.flatnonzero(here), **shifted}))
+    database.register(
+        "place", pa.table({"place": np.flatnonzero(here).astype(np.int32), **shifted})
+    )
     moved = {name: centres[:, i] - first[i] for i, name in enumerate("xyz")}
-    numbered = {"sphere": np.arange(len(radius)), **moved, "r": radius}
+    numbered = {"sphere": np.arange(len(radius), dtype=np.int32), **moved, "r": radius}
     database.register("sphere", pa.table(numbered))
     edge = f"{size}::DOUBLE"  # a bare number would be a decimal, which is five times slower
     number = f"(i * {rows[1]} + j) * {rows[2]} + k"
@@ -185,10 +187,11 @@ def deepest_sphere(xyz: Array, spheres: pa.Table, threads: int | None = None) ->
         WHERE dx * dx + dy * dy + dz * dz <= r * r * 1.000001""")
     found = database.execute("""
         SELECT place, arg_max(sphere, depth) AS sphere, max(depth) AS depth FROM (
-            SELECT place, sphere, r - sqrt(
-                (c.x - p.x) * (c.x - p.x) + (c.y - p.y) * (c.y - p.y) + (c.z - p.z) * (c.z - p.z)
-            ) AS depth FROM places p JOIN cells c USING (cell))
-        WHERE depth >= 0 GROUP BY place ORDER BY place""")
+            SELECT place, sphere, r - sqrt(d2) AS depth FROM (
+                SELECT place, sphere, r, (c.x - p.x) * (c.x - p.x) + (c.y - p.y) * (c.y - p.y)
+                    + (c.z - p.z) * (c.z - p.z) AS d2 FROM cells c JOIN places p USING (cell))
+            WHERE d2 <= r * r)
+        GROUP BY place ORDER BY place""")
     return found.to_arrow_table()
 
 
