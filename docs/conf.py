@@ -75,6 +75,7 @@ PAGES = {
     "README.md": "made/readme.md",
     "CHANGELOG.md": "made/changelog.md",
     "CONTRIBUTING.md": "made/contributing.md",
+    "examples/redshift/README.md": "made/redshift.md",
     "examples/voids/README.md": "made/voids.md",
     "docs/tutorials": "learn/index.rst",
 }

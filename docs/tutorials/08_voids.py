@@ -21,7 +21,7 @@ from match_voids import draw_slice, match, read_voids
 results = Path(os.environ.get("DEMO", "results/demo")).parent
 galaxies = open_catalog(results / "demo-galaxies").where("is_primary")
 voids = read_voids(results / "voids/desivast", "VoidFinder")
-print(f"{len(galaxies)} galaxies, {len(voids.spheres):,} spheres, {voids.cosmology}")
+print(f"{len(galaxies)} galaxies, {len(voids.spheres):,} spheres, Om0 = {voids.cosmology.Om0}")
 
 # %%
 # `match` gives each galaxy its void, how deep it lies in it, whether that void touches the edge of
