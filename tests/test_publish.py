@@ -1,12 +1,14 @@
 """The collection in a bucket: what is sent, what is checked, who can read it."""
 
 import hashlib
+import runpy
 import subprocess
 import sys
 from ast import literal_eval
 from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -341,3 +343,25 @@ def test_the_card_tells_of_fields_sources_licence_and_paper(
         f"{len(open_catalog(results)):,} spectra of main-bright, main-dark",
     ):
         assert words in card, words
+
+
+def test_the_target_publishes_or_says_why_not(
+    results: Path, bucket: Any, endpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(**settings: str) -> str:
+        given = {"destination": None, "endpoint": endpoint, "region": "us-west-2", "profile": None}
+        config = {"results": str(results), "publish": given | settings}
+        told = SimpleNamespace(config=config, log=[str(tmp_path / "publish.log")])
+        runpy.run_path(str(REPOSITORY / "scripts/publish.py"), {"snakemake": told})
+        return capsys.readouterr().err
+
+    place = f"s3://{BUCKET}/{PREFIX}"
+    assert f"sent to {place}, 0 were there already" in run(destination=place, profile="keeper")
+    assert f"publish: 0 files (0.0 MB) sent to {place}" in run(destination=place, profile="keeper")
+    for settings, words in (
+        ({}, "say where to"),
+        ({"destination": place}, "publish.profile names no AWS profile"),
+    ):
+        with pytest.raises(SystemExit):
+            run(**settings)
+        assert words in capsys.readouterr().err
