@@ -41,7 +41,9 @@ figcaption { max-width: 62em; color: #333; margin-top: .4em; }
   .screen, input { display: none; }
   .table { overflow: visible; max-height: none; }
   th { position: static; }
-  h2, h3 { break-after: avoid; }
+  h2, h3, section > p { break-after: avoid; }
+  .table, pre { break-inside: avoid; }
+  pre { white-space: pre-wrap; }
   tr { break-inside: avoid; }
   [data-table] tbody tr:nth-child(n+ROWS) { display: none; }
 }

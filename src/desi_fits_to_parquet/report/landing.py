@@ -36,7 +36,7 @@ _STYLE = """
 .overview figure svg { display: block; width: 100%; height: auto; max-height: 60vh; }
 .overview figcaption { color: #444; font-size: .92em; }
 .overview pre { background: #f5f5f5; color: #111; border: 1px solid #ddd; padding: .6em;
-  overflow-x: auto; font-size: .88em; margin: .3em 0; }
+  white-space: pre-wrap; font-size: .88em; margin: .3em 0; }
 .overview code { background: #f5f5f5; color: #111; font-weight: normal; }
 """
 
@@ -146,7 +146,7 @@ def opening(results: str, what: str) -> list[str]:
     return [
         "from desi_fits_to_parquet import open_catalog",
         f'{what} = open_catalog("{results}")',
-        f"axes = {what}.head(1).spectra()[0].plot(smooth=5)",
+        f"axes = {what}.head(1).spectra()[0].plot()",
         'axes.figure.savefig("spectrum.png")',
     ]
 
