@@ -20,8 +20,11 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     fi
 fi
 
-echo "Making the environment in $venv (once; one to three minutes)"
+echo "Making the environment in $venv, once: $(grep -c == "$lock") packages of $lock (one to three minutes, 1.5 GB)"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+echo "  downloading and installing them, each checked by its hash"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$lock"
+echo "  installing this project beside them"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+echo "The environment is made: $venv/bin/python"
 touch "$venv/.installed"

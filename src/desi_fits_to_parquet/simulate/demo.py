@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 from desi_fits_to_parquet.config import load_config
 from desi_fits_to_parquet.outcomes import OUTCOMES
 from desi_fits_to_parquet.run.stop import COMMAND, NAMES
+from desi_fits_to_parquet.run.summary import read_run
 from desi_fits_to_parquet.simulate.archive import DEMO_PREFIXES, simulate_demo_archive
 from desi_fits_to_parquet.simulate.serve import serve_archive
 from desi_fits_to_parquet.tile import LAYOUTS, Tile
@@ -46,12 +48,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     begun = time.monotonic()
     try:
         with tempfile.TemporaryDirectory(prefix="desi-demo-") as scratch:
-            say("Simulating a small DESI archive ...")
-            expected = simulate_demo_archive(Path(scratch), layout=layout)
-            with serve_archive(Path(scratch), settings["archive"]["bucket"]) as endpoint:
-                say(f"Serving its {len(expected)} tiles at {endpoint}; running the workflow on it.")
+            say(
+                "A small simulated DESI archive goes through the real workflow: a minute or two.\n"
+                "Some of its files are broken or missing on purpose: failures are meant.\n"
+            )
+            archive_folder, log = Path(scratch, "archive"), Path(scratch, "snakemake.log")
+            archive_folder.mkdir()
+            with step("simulating the archive"):
+                expected = simulate_demo_archive(archive_folder, layout=layout)
+            with serve_archive(archive_folder, settings["archive"]["bucket"]) as endpoint:
                 archive = f"{{endpoint: '{endpoint}', prefix: '{DEMO_PREFIXES[layout]}'}}"
-                code = run_snakemake("--cores", "all", archive=archive)
+                code = run_snakemake("--cores", "all", archive=archive, results=results, log=log)
+            if code not in (0, *STOPPED):
+                say(log.read_text(errors="replace"))
     except KeyboardInterrupt:
         say("\nInterrupted; the local S3 service is stopped.")
         return 130
@@ -67,20 +76,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return compare_outcomes(results, expected)
 
 
-def run_snakemake(*arguments: str, archive: str) -> int:
-    """Run Snakemake with the demo's configuration, to its end when this process is stopped too."""
+@contextmanager
+def step(what: str) -> Iterator[None]:
+    """Say what is done meanwhile, and how long it took."""
+    begun = time.monotonic()
+    terminal = sys.stdout.isatty()
+    if terminal:
+        print(f"  {what} ...", end="", flush=True)  # noqa: T201
+    yield
+    say(("\r" if terminal else "") + f"  {what:40s} {time.monotonic() - begun:4.0f} s")
+
+
+def run_snakemake(*arguments: str, archive: str, results: Path, log: Path) -> int:
+    """Run Snakemake with the demo's configuration, to its end when this process is stopped too.
+
+    What the run tells of itself is shown, a line a step; what Snakemake says goes into `log`.
+    """
     command = [
-        sys.executable, "-m", "snakemake", *arguments,
+        sys.executable, "-m", "snakemake", *arguments, "--quiet", "all",
         "--snakefile", str(WORKFLOW / "Snakefile"),
         "--configfile", str(CONFIG), "--config", f"archive={archive}",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", COMMAND: "make demo"}
-    process = subprocess.Popen(command, env=environment)  # noqa: S603  (the workflow itself)
-    # A terminal's Ctrl-C reaches it as well; it ends in order the first time, at once the second.
-    signal.signal(signal.SIGINT, lambda *_: None)
-    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    with log.open("w") as stream:
+        process = subprocess.Popen(  # noqa: S603  (the workflow itself)
+            command, env=environment, stdout=stream, stderr=subprocess.STDOUT
+        )
+    ending = "\nRunning tiles finish, no more are begun; the same again ends at once."
+
+    def end(*_: object) -> None:
+        say(ending)
+
+    def end_both(*_: object) -> None:
+        process.terminate()
+        say(ending)
+
+    # A terminal's Ctrl-C reaches Snakemake as well.
+    signal.signal(signal.SIGINT, end)
+    signal.signal(signal.SIGTERM, end_both)
     try:
-        return process.wait()
+        doing, ended = "starting Snakemake", False
+        while not ended:
+            with step(doing):
+                now = doing
+                while now == doing and not ended:
+                    time.sleep(0.1)
+                    ended = process.poll() is not None
+                    run = read_run(results)
+                    now = (run.doing if run else "") or doing
+                doing = now
+        return process.returncode
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, _interrupt)
@@ -88,27 +133,27 @@ def run_snakemake(*arguments: str, archive: str) -> int:
 
 def print_summary(summary: Mapping[str, Any], results: Path, seconds: float) -> None:
     """Print what the run did: tiles by outcome, bytes in and out, where to look."""
-    say("\nTiles by outcome")
+    say(f"\n{sum(summary['outcomes'].values())} tiles by outcome")
     for outcome, meaning in OUTCOMES.items():
-        say(f"  {summary['outcomes'][outcome]:5d}  {outcome:15s} {meaning}")
+        if summary["outcomes"][outcome]:
+            say(f"  {summary['outcomes'][outcome]:5d}  {outcome:15s} {meaning}")
     archive, fetched, written = (
         size_text(summary[f"bytes_{what}"]) for what in ("archive", "fetched", "parquet")
     )
     saved = percent_text(summary["reduction_percent"])
     say(
-        f"\nIn the archive {archive:>10s}\nFetched        {fetched:>10s}\n"
-        f"Parquet        {written:>10s}   ({saved} less than the archive)\n"
-        f"\n{summary['n_rows']} quasars in {seconds:.0f} s.\n"
+        f"{summary['n_rows']} quasars in {seconds:.0f} s: {archive} in the archive, {fetched} "
+        f"fetched, {written} of Parquet ({saved} less)\n\n"
         f"Explore  {os.path.relpath(sys.executable)} -m desi_fits_to_parquet serve {results} "
         "--open    (the spectra in a browser)\n"
-        f"Parquet  {results}/parquet\nReport   {results}/report/index.html"
-        f"  (open it in a browser)\nTables   {results}/report/\n"
+        f"Report   {results}/report/index.html    (open it in a browser)\n"
+        f"Parquet  {results}/parquet\n"
         f'Open it  lsdb.open_catalog("{results}")    (LSDB; all targets, the spectra beside them)\n'
         f"         duckdb.sql(\"FROM '{results}/catalog/dataset/**/*.parquet'\")    (DuckDB)"
     )
 
 
-def print_quasars(results: Path, count: int = 5) -> None:
+def print_quasars(results: Path, count: int = 3) -> None:
     """Print the brightest quasars of the demo, and how the first was seen, from its Parquet."""
     import pyarrow.dataset as ds
 
