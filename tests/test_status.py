@@ -15,6 +15,7 @@ from fcntl import ioctl
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pyte
 import pytest
 from report_markers import marker
 from snakemake_interface_logger_plugins.common import LogEvent
@@ -470,3 +471,22 @@ def test_line_without_terminal_holds_what_matters(results: Path):
                  "saved", "free", "4 min 0 s +- 0 s"):  # fmt: skip
         assert part in line
     assert "\n" not in line
+
+
+def test_view_has_a_bar_and_leaves_no_stale_lines_after_a_resize(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    master, slave = os.openpty()
+    shown = pyte.Screen(80, 40)
+    stream = pyte.ByteStream(shown)
+    with os.fdopen(slave, "w") as terminal:
+        panel = Panel(terminal, 6)
+        for rows, columns, share in ((40, 80, 0.25), (50, 100, 0.5), (30, 60, 0.75)):
+            ioctl(terminal.fileno(), termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+            shown.resize(rows, columns)
+            assert panel.draw(["run        going on", "problem    one"], share)
+            stream.feed(os.read(master, 100_000))
+            seen = [line for line in shown.display if line.strip()]
+            assert [line.split()[0] for line in seen] == ["progress", "run", "problem"]
+            assert f"{100 * share:3.0f} %" in seen[0]
+            assert seen[0].count("█") == pytest.approx(share * (columns - 19), abs=1)
+    os.close(master)

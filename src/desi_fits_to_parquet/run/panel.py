@@ -37,8 +37,11 @@ class Panel:
         self._height = height
         self._size = (0, 0)
 
-    def draw(self, lines: Sequence[str]) -> bool:
-        """Draw the lines of a summary; returns False where the terminal is too small for it."""
+    def draw(self, lines: Sequence[str], share: float | None = None) -> bool:
+        """Draw the lines of a summary; returns False where the terminal is too small for it.
+
+        `share` is what is done of the run, drawn as a bar where it is known.
+        """
         size = os.get_terminal_size(self._stream.fileno())
         columns, rows = size
         if rows < self._height + 5 or columns < 40:
@@ -47,16 +50,20 @@ class Panel:
         text = ""
         if size != self._size:
             # room first: the scrolling region must not begin below what is written already
-            text = "\x1b[r" if self._size[0] else ""
+            text = ""
+            if self._size[0]:  # what was drawn for another size goes, wherever it stands now
+                first = min(self._size[1], rows) - self._height + 1
+                text = f"\x1b7\x1b[r\x1b[{first};1H\x1b[J\x1b8"
             text += "\n" * self._height + f"\x1b[{self._height}A"
             text += f"\x1b7\x1b[1;{rows - self._height}r\x1b8"
             self._size = (columns, rows)
         text += "\x1b7"
         # the empty one parts it from what scrolls above
-        fitted = ["", *fit_lines(lines, columns - 1, self._height - 1)]
+        bar = [] if share is None else [_bar(share, columns - 1)]
+        fitted = ["", *bar, *fit_lines(lines, columns - 1, self._height - 1 - len(bar))]
         for i in range(self._height):
             line = fitted[i] if i < len(fitted) else ""
-            text += f"\x1b[{rows - self._height + 1 + i};1H\x1b[2K{line}"
+            text += f"\x1b[{rows - self._height + 1 + i};1H\x1b[2K{_coloured(line)}"
         self._write(text + "\x1b8")
         return True
 
@@ -70,6 +77,31 @@ class Panel:
     def _write(self, text: str) -> None:
         self._stream.write(text)  # in one piece: other processes write here too
         self._stream.flush()
+
+
+def _bar(share: float, columns: int) -> str:
+    """Draw a share between 0 and 1 as a line of that width."""
+    width = columns - 18
+    full = round(share * width)
+    return f"progress   {'█' * full}{'░' * (width - full)} {100 * share:3.0f} %"
+
+
+COLOURS = {"progress": "32", "problem": "31", "run": "1"}
+"""What lines of the view are drawn in, by their first word; numbers of ECMA-48's SGR."""
+
+
+def _coloured(line: str) -> str:
+    """Colour a line of the view, unless the user wants none (https://no-color.org)."""
+    colour = COLOURS.get(line.partition(" ")[0])
+    return line if colour is None or os.environ.get("NO_COLOR") else f"\x1b[{colour}m{line}\x1b[m"
+
+
+def _share(summary: Summary) -> float | None:
+    """Return what is done of this run; None where it is not known yet."""
+    to_do = summary.run.to_do if summary.run else None
+    if not to_do or summary.left is None:
+        return None
+    return min(max(1 - summary.left / to_do, 0.0), 1.0)
 
 
 class Screen:
@@ -137,7 +169,7 @@ class Screen:
         if self._panel is None:
             return False
         try:
-            return self._panel.draw(summary_lines(summary))
+            return self._panel.draw(summary_lines(summary), _share(summary))
         except (OSError, ValueError):
             self._panel = self._stream = None
             return False

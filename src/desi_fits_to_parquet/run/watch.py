@@ -22,6 +22,7 @@ from typing import NamedTuple, TextIO
 
 from desi_fits_to_parquet.archive.keys import archive_address
 from desi_fits_to_parquet.paths import LOW_NOTE, VALIDATED
+from desi_fits_to_parquet.report.files import PAGE
 from desi_fits_to_parquet.run.lock import RunningElsewhere
 from desi_fits_to_parquet.run.notify import (
     Sender,
@@ -313,6 +314,9 @@ class RunWatch(logging.Handler):
             else:
                 self._sender.finish(self._patience_s)
         self._take_rest()
+        page = state.results / "report" / PAGE
+        if ended.startswith(FINISHED) and page.exists():
+            self._screen.say(f"result     {state.results}/parquet; its report is {page}")
         if not ended.startswith(FINISHED):
             self._screen.say(f"To go on: {command_text()}")
 
