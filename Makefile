@@ -90,7 +90,7 @@ report-pdf: env  ## print the report as PDF, A4, with an installed Chromium or C
 	@$(BIN)/python -m desi_fits_to_parquet.report.pdf $(or $(RESULTS),results)
 
 test: env  ## run the whole test suite
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-reference: reference  ## run the tests that compare with the reference readers
 	@$(BIN)/python -m pytest -m reference
@@ -110,8 +110,9 @@ $(VENV)/httpfs/.installed: requirements-httpfs.lock $(VENV)/.installed
 test-httpfs: env $(VENV)/httpfs/.installed  ## run the test of DuckDB alone on S3 and HTTP
 	@$(BIN)/python -m pytest tests/test_publish.py -k duckdb
 
-test-faults: env  ## a thousand seeded runs under random faults (ten minutes)
-	@DESI_FAULT_RUNS=1000 $(BIN)/python -m pytest tests/test_faults.py -k random --timeout 3000 -o junit_family=xunit1 \
+test-faults: env  ## a thousand seeded runs under random faults, forty kills (a quarter of an hour)
+	@DESI_FAULT_RUNS=1000 DESI_KILLS=40 $(BIN)/python -m pytest tests/test_faults.py tests/test_kill.py \
+	    -k "random or again_and_again" --timeout 3000 -o junit_family=xunit1 \
 	    --junitxml=results/test-faults.xml
 
 test-servers: env $(VENV)/.servers  ## run the workflow over S3 servers of other kinds: s3rver, Swift (needs Node.js 17)

@@ -28,6 +28,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("`make test-torch` installs PyTorch")
 
 
+LONGEST = ("test_workflow.py", "test_faults.py", "test_kill.py", "test_machine.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no process works on alone at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 def fault_tests() -> set[str]:
     """Names of the tests that `docs/faults.md` names."""
     return set(re.findall(r"`(test_\w+)`", (REPOSITORY / "docs/faults.md").read_text()))

@@ -130,7 +130,7 @@ def checkout(folder: Path) -> Work:
     for name in ("Snakefile", "rules", "scripts", "config", "profiles", "report", "envs", "src"):
         source = REPOSITORY / name
         if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, folder / name)  # with compiled modules: nobody waits for them
         else:
             shutil.copy(source, folder / name)
     return Work(folder)

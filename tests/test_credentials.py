@@ -205,7 +205,7 @@ def test_a_run_over_a_poisoned_environment_is_unsigned_and_the_same(
     work = checkout(tmp_path / "checkout")
     for name in [*ENVIRONMENT, *MORE, "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"]:
         monkeypatch.setenv(name, POISON)
-    work.run(service.endpoint)
+    work.run(service.endpoint, "tiles")
     assert {marker["outcome"] for marker in work.markers().values()} == {"converted"}
     assert "authorization" not in sent(service).lower()
     assert POISON not in sent(service)

@@ -324,7 +324,7 @@ def test_a_name_that_is_lost_after_the_listing_makes_tiles_unreachable_and_retry
 
 # ------------------------------------------------------------------------------- random faults
 
-RUNS = int(os.environ.get("DESI_FAULT_RUNS", "150"))
+RUNS = int(os.environ.get("DESI_FAULT_RUNS", "80"))
 """Seeded runs of the test below, in both modes together; `make test-faults` does a thousand."""
 
 FAULTS = ("slow_down", "too_many", "error", "reset", "close", "stall", "long", "trailing", "html",

@@ -19,7 +19,9 @@ from desi_fits_to_parquet.simulate.serve import serve_archive
 from desi_fits_to_parquet.tile import Tile
 
 TILES = [Tile("main", "dark", 100 + i) for i in range(8)]
-KILLS = 20
+KILLS = int(os.environ.get("DESI_KILLS", "10"))
+"""Kills at random moments; `make test-faults` does forty."""
+
 LONGEST_LIFE_S = 2.5
 
 
@@ -49,7 +51,7 @@ def jobs_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return jobs
 
 
-def test_run_killed_twenty_times_ends_with_the_parquet_of_an_undisturbed_one(
+def test_run_killed_again_and_again_ends_with_the_parquet_of_an_undisturbed_one(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ):
     record_property("faults", KILLS)

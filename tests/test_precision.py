@@ -44,7 +44,7 @@ def pairs() -> st.SearchStrategy[tuple[F32, F32]]:
     )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(pairs(), tolerances)
 def test_flux_error_stays_within_half_a_step(pair: tuple[F32, F32], tolerance: float) -> None:
     flux, ivar = pair
@@ -58,7 +58,7 @@ def test_flux_error_stays_within_half_a_step(pair: tuple[F32, F32], tolerance: f
     assert (error <= limits(flux_tolerance=tolerance).flux_sigma * sigma).all()
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(pairs(), tolerances)
 def test_flux_becomes_the_nearest_multiple_of_a_power_of_two(
     pair: tuple[F32, F32], tolerance: float
@@ -77,7 +77,7 @@ def test_flux_becomes_the_nearest_multiple_of_a_power_of_two(
     assert (np.abs(rounded - exact) <= step / 2).all()
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(arrays.arrays(np.float32, 30, elements=any_ivar.map(lambda v: float(np.float32(v)))),
        st.integers(2, 24))  # fmt: skip
 def test_ivar_error_stays_within_its_bits(ivar: F32, bits: int) -> None:
@@ -124,7 +124,7 @@ def test_input_is_left_as_it_was() -> None:
     assert ivar.tolist() == [np.float32(1.7)] * 3
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(arrays.arrays(np.float32, 20, elements=st.floats(width=32)))
 def test_elements_of_a_matrix_are_off_by_half_a_step_and_what_is_no_number_stays(
     matrix: F32,

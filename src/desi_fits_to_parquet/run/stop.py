@@ -50,6 +50,7 @@ class Stop:
         self._since = 0.0
         self._taking = threading.Lock()
         self._listening = False
+        self._at_once = False
         self._finish: Callable[[], None] | None = None
         self._kill: Callable[[], None] = lambda: None
         self._results: Path | None = None
@@ -92,6 +93,8 @@ class Stop:
     def leave(self) -> None:
         """End a run that is over with the code of the signal that ended it, if one did."""
         if self._number:
+            if self._at_once:
+                threading.Event().wait()  # for the thread that ends this process
             if self._watch is None:
                 self._say(self._closing())
             sys.exit(128 + self._number)
@@ -117,6 +120,7 @@ class Stop:
             )
             self._finish()
         else:
+            self._at_once = True
             try:
                 self._end_at_once()
             finally:

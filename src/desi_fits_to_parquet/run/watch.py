@@ -129,6 +129,7 @@ class RunWatch(logging.Handler):
         self._inbox: queue.SimpleQueue[_Step | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._follow, name="progress", daemon=True)
         self._ended = False
+        self._closing = threading.Lock()
         self._silent = False
         self._patience_s: float | None = None
 
@@ -288,8 +289,19 @@ class RunWatch(logging.Handler):
     # ------------------------------------------------------------------------- at the end
 
     def close(self) -> None:
-        """End; Snakemake closes its handlers when it is done, however that came."""
+        """End; Snakemake closes its handlers when it is done, however that came.
+
+        Who comes second, as whoever ends the run at once while it is ending, waits for the first.
+        """
         super().close()
+        patience = -1 if self._patience_s is None else self._patience_s
+        if self._closing.acquire(timeout=patience):
+            try:
+                self._end()
+            finally:
+                self._closing.release()
+
+    def _end(self) -> None:
         if self._ended or not self._thread.is_alive():
             return
         self._ended = True
