@@ -27,7 +27,6 @@ STYLE: Any = {  # matplotlib types the keys as a list of literals
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
-    "axes.formatter.use_mathtext": True,
     "axes.grid": True,
     "grid.color": "0.88",
     "grid.linewidth": 0.6,
