@@ -38,3 +38,8 @@ def test_measured_numbers_are_rounded_and_the_rest_stays(paper: Any):
         "{{ x | f(1) }}, {{ y | percent(2) }} %, $10^2$, DR1", {"x": 1234.56, "y": 0.0007}
     )
     assert text == "1,234.6, 0.07 %, $10^2$, DR1"
+
+
+def test_every_number_of_the_paper_is_in_a_file(paper: Any):
+    text = paper.fill((PAPER / "paper.md").read_text(), paper.read_facts(PAPER / "measured"))
+    assert "{{" not in text
