@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from needs import check_needs
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY / "tests"))
+sys.path.insert(0, str(REPOSITORY / "tests"))  # before the imports that are found there
 
 from fault_server import Asked, Service, serve  # noqa: E402
 from fusion_tiles import different_columns  # noqa: E402

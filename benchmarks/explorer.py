@@ -14,6 +14,7 @@ from typing import Any
 from needs import check_needs
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# before the imports that are found there
 sys.path[:0] = [str(REPOSITORY / "tests"), str(REPOSITORY / "tests/browser")]
 
 import chromium  # noqa: E402

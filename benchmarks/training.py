@@ -84,7 +84,7 @@ def main() -> None:
     check_needs(8, Path(tempfile.gettempdir()))
     try:
         import datasets  # noqa: F401  (looked for before time is spent)
-        import torch  # noqa: F401
+        import torch  # noqa: F401  (likewise)
     except ImportError as error:
         raise SystemExit(f"This benchmark needs what `make torch` installs: {error}") from error
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
@@ -226,7 +226,7 @@ def fits_dataset(work: Path, whole: bool) -> Any:
     """Return a dataset that reads the selected spectra of the tiles' FITS, again and again."""
     from torch.utils.data import IterableDataset, get_worker_info
 
-    class FitsSpectra(IterableDataset):  # type: ignore[type-arg]
+    class FitsSpectra(IterableDataset):
         def __iter__(self) -> Iterator[dict[str, Any]]:
             info = get_worker_info()
             rng = np.random.default_rng(info.id)

@@ -71,6 +71,7 @@ def fill(template: str, facts: dict[str, Any]) -> str:
     for line in NOT_PROSE.sub(blank, template).splitlines():
         if re.search(r"\d", line):
             raise ValueError(f"a number that no file holds: {line.strip()}")
+    # Markdown, no HTML
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)  # noqa: S701
     environment.filters |= {
         "f": lambda value, digits: f"{float(value):,.{digits}f}",
